@@ -1,0 +1,1 @@
+//! The test bench: a node, pods and an outside, made of network namespaces and a child cgroup.

@@ -1,0 +1,2 @@
+//! `sluice`: the command.
+fn main() {}

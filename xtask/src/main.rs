@@ -1,0 +1,2 @@
+//! The tasks of the project: `cargo xtask --help` lists them.
+fn main() {}
