@@ -1,1 +1,3 @@
 //! The node agent of sluice.
+
+pub mod object;
