@@ -14,7 +14,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
 
     let object = match env::var_os(OVERRIDE).filter(|path| !path.is_empty()) {
-        Some(path) => named(PathBuf::from(path)),
+        Some(path) => named(Path::new(&path)),
         None => standard(),
     };
     if let Some(object) = object {
@@ -24,8 +24,8 @@ fn main() {
 }
 
 /// An object that somebody asked for must be there.
-fn named(path: PathBuf) -> Option<PathBuf> {
-    match fs::canonicalize(&path) {
+fn named(path: &Path) -> Option<PathBuf> {
+    match fs::canonicalize(path) {
         Ok(path) => {
             println!("cargo::rerun-if-changed={}", path.display());
             Some(path)

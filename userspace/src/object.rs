@@ -2,7 +2,7 @@
 
 /// The object that `cargo xtask build-ebpf` made, aligned as its parser needs it; `None` in a build that was made
 /// without it, which can be checked and documented but not run.
-pub const OBJECT: Option<&[u8]> = embedded();
+pub const OBJECT: Option<&[u8]> = EMBEDDED;
 
 /// This build carries no eBPF programs.
 #[derive(Debug, thiserror::Error)]
@@ -15,14 +15,10 @@ pub fn object() -> Result<&'static [u8], MissingObject> {
 }
 
 #[cfg(bpf_object)]
-const fn embedded() -> Option<&'static [u8]> {
-    Some(aya::include_bytes_aligned!(env!("SLUICE_BPF_OBJECT_PATH")))
-}
+const EMBEDDED: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("SLUICE_BPF_OBJECT_PATH")));
 
 #[cfg(not(bpf_object))]
-const fn embedded() -> Option<&'static [u8]> {
-    None
-}
+const EMBEDDED: Option<&[u8]> = None;
 
 #[cfg(test)]
 mod tests {
@@ -33,7 +29,7 @@ mod tests {
         match object() {
             Ok(object) => {
                 assert!(object.starts_with(b"\x7fELF"));
-                assert!(object.as_ptr().cast::<u64>().is_aligned());
+                assert!(object.as_ptr().addr().is_multiple_of(align_of::<u64>()));
             }
             Err(error) => assert!(error.to_string().contains("cargo xtask build-ebpf")),
         }

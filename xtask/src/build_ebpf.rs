@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The target that all supported machines share: BPF in little-endian byte order.
-const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// Build the eBPF programs into target/bpf/sluice.o, which the next `cargo build` embeds.
 ///
@@ -26,6 +26,7 @@ pub(crate) struct BuildEbpf {}
 
 impl BuildEbpf {
     pub(crate) fn run(self) -> Result<()> {
+        let Self {} = self;
         let object = build()?;
         eprintln!("    {}", object.display());
         Ok(())

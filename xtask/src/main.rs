@@ -2,9 +2,12 @@
 
 mod bpf_linker;
 mod build_ebpf;
+mod lint;
 mod packages;
 mod shell;
 mod toolchain;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -22,10 +25,21 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     BuildEbpf(build_ebpf::BuildEbpf),
+    Lint(lint::Lint),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().verb {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
         Verb::BuildEbpf(verb) => verb.run(),
+        Verb::Lint(verb) => verb.run(),
+    };
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    // Not by returning it: whoever has RUST_BACKTRACE set would look for the cause among our own frames.
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
     }
+    ExitCode::FAILURE
 }

@@ -33,7 +33,6 @@ pub(crate) fn install(packages: &[&str], reason: &str) -> Result<()> {
     let by_hand = format!(
         "run this yourself, then try again:\n\n    sudo apt-get update\n    sudo apt-get install --no-install-recommends {names}\n"
     );
-    eprintln!("==> {reason}\n    installing: {names}");
     if shell::find_program("apt-get").is_none() {
         bail!(
             "{reason}, and this is no Debian: there is no apt-get. Install what corresponds to the Debian packages\n\n    {names}\n"
@@ -42,6 +41,7 @@ pub(crate) fn install(packages: &[&str], reason: &str) -> Result<()> {
     if !shell::is_root() && shell::find_program("sudo").is_none() {
         bail!("{reason}. Packages need root, and there is no sudo: {by_hand}");
     }
+    eprintln!("==> {reason}\n    installing: {names}");
     // A mirror of something else that does not answer fails the update as a whole; whether the package can be had
     // nevertheless is for the installation to say.
     if let Err(error) = apt_get(&["update"]).run_logged("apt-update", "apt-get update") {

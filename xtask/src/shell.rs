@@ -55,6 +55,16 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// The cargo that the user called us with.
+pub(crate) fn cargo() -> Cmd {
+    Cmd::new("cargo").without_run_env()
+}
+
+/// The compiler of [`cargo`].
+pub(crate) fn rustc() -> Cmd {
+    Cmd::new("rustc").without_run_env()
+}
+
 /// A command that is run from the root of the workspace.
 #[derive(Debug)]
 pub(crate) struct Cmd {
@@ -99,6 +109,17 @@ impl Cmd {
     pub(crate) fn without_cargo_env(mut self) -> Self {
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(is_build_setting) {
+                self.inner.env_remove(name);
+            }
+        }
+        self
+    }
+
+    /// Removes only what `cargo run` has set for us: inherited by another cargo it would make build scripts run again,
+    /// each time from the other side. The user's own settings stay.
+    pub(crate) fn without_run_env(mut self) -> Self {
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(is_set_by_cargo_run) {
                 self.inner.env_remove(name);
             }
         }
@@ -164,7 +185,7 @@ impl Cmd {
             .stderr(errors)
             .spawn()
             .with_context(|| format!("cannot start `{line}`"))?;
-        let live = std::io::stderr().is_terminal();
+        let on_terminal = std::io::stderr().is_terminal();
         let status = loop {
             if let Some(status) = child
                 .try_wait()
@@ -172,12 +193,12 @@ impl Cmd {
             {
                 break status;
             }
-            if live {
+            if on_terminal {
                 show_progress(started, &log);
             }
             thread::sleep(Duration::from_millis(200));
         };
-        if live {
+        if on_terminal {
             eprint!("\r\x1b[K");
         }
         if let Err(error) = check(status, &line) {
@@ -207,30 +228,30 @@ fn check(status: ExitStatus, line: &str) -> Result<()> {
     bail!("`{line}` failed ({status})")
 }
 
+fn is_set_by_cargo_run(name: &str) -> bool {
+    // LD_LIBRARY_PATH then has the library folders of cargo's own compiler, which another must not load from.
+    ["CARGO", "LD_LIBRARY_PATH"].contains(&name)
+        || ["CARGO_BIN_", "CARGO_MANIFEST_", "CARGO_PKG_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
 fn is_build_setting(name: &str) -> bool {
-    // `cargo run` puts its own library folders into LD_LIBRARY_PATH, which another compiler must not load from.
     const EXACT: [&str; 9] = [
-        "CARGO",
         "CARGO_ENCODED_RUSTFLAGS",
-        "LD_LIBRARY_PATH",
         "RUSTC",
         "RUSTC_BOOTSTRAP",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_WRAPPER",
         "RUSTDOC",
         "RUSTDOCFLAGS",
         "RUSTFLAGS",
         "RUSTUP_TOOLCHAIN",
     ];
-    const PREFIXES: [&str; 8] = [
-        "CARGO_BIN_",
-        "CARGO_BUILD_",
-        "CARGO_MANIFEST_",
-        "CARGO_PKG_",
-        "CARGO_PROFILE_",
-        "CARGO_TARGET_",
-        "RUSTC_WORKSPACE_WRAPPER",
-        "RUSTC_WRAPPER",
-    ];
-    EXACT.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    const PREFIXES: [&str; 3] = ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_"];
+    is_set_by_cargo_run(name)
+        || EXACT.contains(&name)
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn quote(word: &str) -> String {

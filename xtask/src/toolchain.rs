@@ -21,15 +21,12 @@ const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
 /// Debian's compiler for its browsers: the only one there that is recent, and it moves together with its source.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+/// What that compiler calls its sysroot.
+pub(crate) const DEBIAN_SYSROOT: &str = "/usr";
 
-/// What to do when nothing could be installed.
-const BY_HAND: &str =
-    "Building the eBPF programs needs a Rust compiler with its source. Either of these gives one:
-
-    rustup component add rust-src
-    sudo apt-get update && sudo apt-get install --no-install-recommends rustc-web cargo-web rust-web-src
-
-Then run `cargo xtask build-ebpf` again.";
+/// What else would do when the packages cannot be installed.
+const BY_HAND: &str = "building the eBPF programs needs a Rust compiler with its source. \
+    Either `rustup component add rust-src` gives one, or Debian's packages do";
 
 /// A compiler that can build BPF code.
 #[derive(Debug)]
@@ -66,7 +63,7 @@ impl Toolchain {
             match candidate
                 .as_ref()
                 .map_err(|error| anyhow!("{error:#}"))
-                .and_then(Candidate::into_toolchain)
+                .and_then(Candidate::to_toolchain)
             {
                 Ok(toolchain) => return Ok(toolchain),
                 Err(error) => refused.push(format!("{error:#}")),
@@ -87,7 +84,7 @@ impl Toolchain {
         )
         .context(BY_HAND)?;
         Candidate::at(DEBIAN_RUSTC)
-            .and_then(|candidate| candidate.into_toolchain())
+            .and_then(|candidate| candidate.to_toolchain())
             .context(BY_HAND)
     }
 
@@ -145,7 +142,7 @@ impl Candidate {
         })
     }
 
-    fn into_toolchain(&self) -> Result<Toolchain> {
+    fn to_toolchain(&self) -> Result<Toolchain> {
         let at = self.sysroot.display();
         let (rustc, cargo) = (self.sysroot.join("bin/rustc"), self.sysroot.join("bin/cargo"));
         if version(&self.release) < version(OLDEST) {
@@ -177,12 +174,14 @@ impl Candidate {
             return None;
         }
         let added = Cmd::new("rustup")
+            // Being offline is an ordinary answer here, without its frames.
+            .hidden_env("RUST_BACKTRACE", "0")
             .args(["component", "add", "rust-src", "--toolchain", toolchain])
             .run_logged(
                 "rust-src",
                 &format!("rustup component add rust-src --toolchain {toolchain}"),
             );
-        match added.and_then(|()| self.into_toolchain()) {
+        match added.and_then(|()| self.to_toolchain()) {
             Ok(toolchain) => Some(toolchain),
             Err(error) => {
                 eprintln!("    {error:#}");
