@@ -1,3 +1,12 @@
 //! The node agent of sluice.
+//!
+//! Data goes one way:
+//!
+//! ```text
+//! source (YAML) -> stores (typed objects) -> project() -> Desired -> diff -> dataplane (the kernel)
+//! ```
+#![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod desired;
+pub mod facts;
 pub mod object;

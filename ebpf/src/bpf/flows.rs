@@ -1,0 +1,115 @@
+//! The tables of flows and of packets in parts.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::LruHashMap};
+use ebpf::{
+    flow::{Flow, FlowKey, FragmentKey, State, Step, answer_step, inward_step},
+    packet::{Fragment, Kind, Packet},
+    rules::capacity,
+};
+
+use super::report;
+
+#[map]
+static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::HALF_OPEN, 0);
+#[map]
+static ESTABLISHED: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::ESTABLISHED, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+
+/// `BPF_ANY`.
+const ANY: u64 = 0;
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: the helper has no requirements.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The established flow, or else the half-open one.
+#[inline(always)]
+pub(super) fn get(key: &FlowKey) -> Option<Flow> {
+    established(key).or_else(|| half_open(key))
+}
+
+#[inline(always)]
+fn established(key: &FlowKey) -> Option<Flow> {
+    // SAFETY: a torn read of two words can only mistake the age of a flow by one refresh.
+    unsafe { ESTABLISHED.get(key) }.copied()
+}
+
+#[inline(always)]
+fn half_open(key: &FlowKey) -> Option<Flow> {
+    // SAFETY: as in `established`.
+    unsafe { HALF_OPEN.get(key) }.copied()
+}
+
+#[inline(always)]
+pub(super) fn first_fragment(key: &FragmentKey) -> Option<u64> {
+    // SAFETY: one aligned word.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// Notes a packet that came in from outside.
+#[inline(always)]
+pub(super) fn note_inward(scope: u32, packet: &Packet) {
+    if matches!(packet.fragment, Fragment::Later(_)) {
+        return;
+    }
+    step(&FlowKey::inward(scope, &packet.tuple), packet, inward_step);
+}
+
+/// Notes an answer that was let out because of its flow.
+#[inline(always)]
+pub(super) fn note_answer(scope: u32, packet: &Packet) {
+    step(&FlowKey::outward(scope, &packet.tuple), packet, answer_step);
+}
+
+/// Notes a datagram that a rule let out, so that what comes back does not count as a call.
+#[inline(always)]
+pub(super) fn note_ours(scope: u32, packet: &Packet) {
+    if matches!(packet.kind, Kind::Datagram | Kind::Query) {
+        step(&FlowKey::outward(scope, &packet.tuple), packet, |_, _, established| match established {
+            None => Step::HalfOpen(State::Ours),
+            Some(_) => Step::None,
+        });
+    }
+}
+
+/// Notes that the first fragment of a packet was let through.
+#[inline(always)]
+pub(super) fn note_first_fragment(scope: u32, packet: &Packet) {
+    if let Fragment::First(id) = packet.fragment {
+        if FRAGMENTS.insert(FragmentKey::new(scope, &packet.tuple, id), now_ns(), ANY).is_err() {
+            report::count_lost_flow();
+        }
+    }
+}
+
+#[inline(always)]
+fn step(key: &FlowKey, packet: &Packet, next: impl Fn(Kind, Option<State>, Option<State>) -> Step) {
+    let now = now_ns();
+    let established = established(key).filter(|flow| flow.is_live(now));
+    let half_open = if established.is_none() { half_open(key).filter(|flow| flow.is_live(now)) } else { None };
+    let state = |flow: &Option<Flow>| flow.as_ref().map(Flow::state);
+    let written = match next(packet.kind, state(&half_open), state(&established)) {
+        Step::None => Ok(()),
+        Step::HalfOpen(state) if unchanged(half_open, state, now) => Ok(()),
+        Step::HalfOpen(state) => HALF_OPEN.insert(key, Flow::new(state, packet.tuple.protocol, now), ANY),
+        Step::Establish(state) if unchanged(established, state, now) => Ok(()),
+        Step::Establish(state) => {
+            let written = ESTABLISHED.insert(key, Flow::new(state, packet.tuple.protocol, now), ANY);
+            // It may not have been there, or have been pushed out.
+            let _ = HALF_OPEN.remove(key);
+            written
+        }
+    };
+    if written.is_err() {
+        report::count_lost_flow();
+    }
+}
+
+/// Whether the entry says already what would be written; its age is kept to the second.
+#[inline(always)]
+fn unchanged(flow: Option<Flow>, state: State, now_ns: u64) -> bool {
+    flow.is_some_and(|flow| flow.state() as u32 == state as u32 && !flow.is_stale(now_ns))
+}

@@ -1,0 +1,95 @@
+//! What leaves the node: the backstop.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use ebpf::{
+    AllowReason, Hook, Verdict, decide,
+    event::{Outcome, Subject},
+    flow::FlowKey,
+    packet::{Bytes as _, Link, Packet},
+    reason::Approval,
+    rules::{Enforcement, Identity, PolicyId},
+};
+
+use super::{flows, report::report, rules::Generation, skb::Skb};
+
+/// tc egress of an uplink with Ethernet frames.
+#[classifier]
+pub fn node_out(ctx: TcContext) -> i32 {
+    node_out_of(&Skb::new(&ctx), Link::Ethernet)
+}
+
+/// tc egress of an uplink without link headers.
+#[classifier]
+pub fn node_out_ip(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let link = Link::Ip(skb.ether_type());
+    node_out_of(&skb, link)
+}
+
+#[inline(always)]
+fn node_out_of(skb: &Skb, link: Link) -> i32 {
+    let Some(rules) = Generation::active() else {
+        return TC_ACT_SHOT;
+    };
+    let enforcement = rules.header.enforcement();
+    if enforcement == Enforcement::Off {
+        return TC_ACT_UNSPEC;
+    }
+    let host = if skb.came_in_by() == 0 {
+        let Some(host) = rules.endpoint_by_cgroup(|level| skb.cgroup_at(level)) else {
+            // The node's own.
+            return TC_ACT_UNSPEC;
+        };
+        Some(host)
+    } else {
+        None
+    };
+    let Some((packet, parsed)) = skb.parse(link) else {
+        return TC_ACT_SHOT;
+    };
+    let (identity, policy, verdict, audited) = match host {
+        Some((identity, endpoint)) => {
+            let verdict = decide::host_out(&rules, endpoint, packet, parsed);
+            (identity, endpoint.policy(), verdict, endpoint.is_audited())
+        }
+        None => {
+            let approval = Approval::read(skb.mark());
+            let verdict = decide::forwarded(&rules, enforcement, approval, packet, parsed);
+            (Identity::Device(skb.came_in_by()), PolicyId(0), verdict, enforcement == Enforcement::Audit)
+        }
+    };
+    if let Verdict::Allow(reason) = verdict {
+        note(reason, packet);
+    }
+    let outcome = Outcome::of(verdict, audited);
+    let subject = Subject { identity, policy, generation: rules.header.generation() };
+    report(Hook::NodeOut, outcome, &subject, &packet.tuple, packet.ether_type, skb.len() as u32);
+    match outcome {
+        Outcome::Allowed(_) | Outcome::Audited(_) => TC_ACT_UNSPEC,
+        Outcome::Denied(_) => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn note(reason: AllowReason, packet: &Packet) {
+    match reason {
+        AllowReason::Reply => {
+            flows::note_answer(FlowKey::NODE, packet);
+            flows::note_first_fragment(FlowKey::NODE, packet);
+        }
+        AllowReason::Rule => flows::note_first_fragment(FlowKey::NODE, packet),
+        AllowReason::NotEnforced
+        | AllowReason::NotSubject
+        | AllowReason::Neighbour
+        | AllowReason::Internal
+        | AllowReason::RelatedError
+        | AllowReason::Fragment
+        | AllowReason::Approved
+        | AllowReason::Node
+        | AllowReason::Own => {}
+    }
+}

@@ -1,0 +1,115 @@
+//! What a pod sends: the enforcement point.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use ebpf::{
+    AllowReason, DropReason, Hook, decide,
+    event::{Outcome, Subject},
+    packet::{Bytes as _, Link, Packet},
+    reason::Approval,
+    rules::{Endpoint, Enforcement, Identity, PolicyId},
+};
+
+use super::{flows, reject, report::report, rules::Generation, skb::Skb};
+
+/// tc ingress of a pod device.
+#[classifier]
+pub fn pod_out(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let (Some(rules), Some((packet, parsed))) = (Generation::active(), skb.parse(Link::Ethernet)) else {
+        return TC_ACT_SHOT;
+    };
+    let identity = Identity::Device(skb.device());
+    let endpoint = rules.endpoint(identity);
+    let (verdict, audited, policy) = match endpoint {
+        Some(endpoint) => (
+            decide::pod_out(&rules, endpoint, packet, parsed),
+            endpoint.is_audited(),
+            endpoint.policy(),
+        ),
+        None => {
+            let enforcement = rules.header.enforcement();
+            (decide::unknown_sender(enforcement), enforcement == Enforcement::Audit, PolicyId(0))
+        }
+    };
+    let outcome = Outcome::of(verdict, audited);
+    let generation = rules.header.generation();
+    if skb.is_replay() {
+        skb.answer_replay(outcome, generation);
+    } else {
+        let subject = Subject { identity, policy, generation };
+        report(Hook::PodOut, outcome, &subject, &packet.tuple, packet.ether_type, skb.len() as u32);
+        note(outcome, &skb, packet);
+    }
+    match outcome {
+        Outcome::Allowed(reason) => {
+            skb.approve(reason.approval());
+            TC_ACT_UNSPEC
+        }
+        Outcome::Audited(_) => {
+            skb.approve(Approval::External);
+            TC_ACT_UNSPEC
+        }
+        Outcome::Denied(reason) => refuse(&skb, endpoint, packet, reason),
+    }
+}
+
+/// Keeps the tables of flows and fragments.
+#[inline(always)]
+fn note(outcome: Outcome, skb: &Skb, packet: &Packet) {
+    let Outcome::Allowed(reason) = outcome else {
+        return;
+    };
+    match reason {
+        AllowReason::Rule => {
+            flows::note_ours(skb.device(), packet);
+            flows::note_first_fragment(skb.device(), packet);
+        }
+        AllowReason::Reply => {
+            flows::note_answer(skb.device(), packet);
+            flows::note_first_fragment(skb.device(), packet);
+        }
+        AllowReason::NotEnforced
+        | AllowReason::NotSubject
+        | AllowReason::Neighbour
+        | AllowReason::Internal
+        | AllowReason::RelatedError
+        | AllowReason::Fragment
+        | AllowReason::Approved
+        | AllowReason::Node
+        | AllowReason::Own => {}
+    }
+}
+
+/// Drops, and answers if the policy wants it and the source is known to be the pod's own.
+#[inline(always)]
+fn refuse(skb: &Skb, endpoint: Option<&Endpoint>, packet: &Packet, reason: DropReason) -> i32 {
+    match reason {
+        DropReason::NotGateway | DropReason::NotRegistered | DropReason::Port => {
+            if endpoint.is_some_and(Endpoint::rejects) && !skb.is_replay() {
+                return reject::answer(skb, packet);
+            }
+            TC_ACT_SHOT
+        }
+        DropReason::UnknownEthertype
+        | DropReason::VlanTag
+        | DropReason::Truncated
+        | DropReason::Malformed
+        | DropReason::UnknownProtocol
+        | DropReason::HeaderChain
+        | DropReason::SourceRoute
+        | DropReason::FragmentWithoutFirst
+        | DropReason::ForgedMac
+        | DropReason::ForgedSource
+        | DropReason::ForgedNeighbour
+        | DropReason::Multicast
+        | DropReason::Martian
+        | DropReason::UnknownEndpoint
+        | DropReason::UnrelatedError
+        | DropReason::NotApproved
+        | DropReason::NoRules => TC_ACT_SHOT,
+    }
+}

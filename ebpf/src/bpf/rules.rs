@@ -1,0 +1,111 @@
+//! The rules of the active bank.
+
+use aya_ebpf::{
+    helpers::bpf_ktime_get_ns,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, lpm_trie::Key},
+};
+use ebpf::{
+    Addr,
+    decide::Lookup,
+    flow::{Flow, FlowKey, FragmentKey},
+    packet::Protocol,
+    rules::{
+        Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, PolicyId, RuleKey, capacity,
+    },
+};
+
+use super::flows;
+
+/// `BPF_F_NO_PREALLOC`: memory is taken by what is there, not by what could be.
+const NO_PREALLOC: u32 = 1;
+
+#[map]
+static ACTIVE: Array<Bank> = Array::with_max_entries(1, 0);
+#[map]
+static HEADERS: Array<Header> = Array::with_max_entries(2, 0);
+#[map]
+static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(capacity::ENDPOINTS, NO_PREALLOC);
+#[map]
+static HOSTS: HashMap<DestinationKey, GroupSet> = HashMap::with_max_entries(capacity::HOSTS, NO_PREALLOC);
+#[map]
+static NETWORKS: LpmTrie<DestinationKey, GroupSet> = LpmTrie::with_max_entries(capacity::NETWORKS, NO_PREALLOC);
+#[map]
+static RULES: LpmTrie<RuleKey, u32> = LpmTrie::with_max_entries(capacity::RULES, NO_PREALLOC);
+
+/// One generation of rules. It is chosen once per packet and serves all of its look-ups.
+pub(super) struct Generation {
+    bank: Bank,
+    pub(super) header: Header,
+}
+
+impl Generation {
+    /// The active generation.
+    #[inline(always)]
+    pub(super) fn active() -> Option<Self> {
+        let bank = *ACTIVE.get(0)?;
+        let header = *HEADERS.get(bank.index())?;
+        Some(Self { bank, header })
+    }
+
+    #[inline(always)]
+    pub(super) fn endpoint(&self, identity: Identity) -> Option<&Endpoint> {
+        // SAFETY: entries of the active bank are not changed in place while a program can read them; the agent
+        // writes the other bank and waits for a grace period.
+        unsafe { ENDPOINTS.get(EndpointKey::new(self.bank, identity)) }
+    }
+
+    /// The endpoint of the first cgroup, from the root down, that is one.
+    #[inline(always)]
+    pub(super) fn endpoint_by_cgroup(&self, cgroup_at: impl Fn(u32) -> u64) -> Option<(Identity, &Endpoint)> {
+        const MAX_LEVEL: u32 = 12;
+        if self.header.cgroup_levels() == 0 {
+            return None;
+        }
+        for level in 1..MAX_LEVEL {
+            if self.header.has_cgroups_at(level) {
+                let identity = Identity::Cgroup(cgroup_at(level));
+                if let Some(endpoint) = self.endpoint(identity) {
+                    return Some((identity, endpoint));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Lookup for Generation {
+    #[inline(always)]
+    fn groups(&self, addr: Addr) -> GroupSet {
+        let key = DestinationKey::new(self.bank, addr);
+        // SAFETY: as in `endpoint`.
+        if let Some(groups) = unsafe { HOSTS.get(key) } {
+            return *groups;
+        }
+        match NETWORKS.get(Key::new(DestinationKey::BITS, key)) {
+            Some(groups) => *groups,
+            None => GroupSet::EXTERNAL,
+        }
+    }
+
+    #[inline(always)]
+    fn permits(&self, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> bool {
+        RULES.get(Key::new(RuleKey::BITS, RuleKey::new(self.bank, policy, groups, protocol, port))).is_some()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        flows::get(key)
+    }
+
+    #[inline(always)]
+    fn first_fragment(&self, key: &FragmentKey) -> Option<u64> {
+        flows::first_fragment(key)
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the helper has no requirements.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a frame says, as far as a verdict needs it: one module per layer.
+//!
+//! [`parse`] fills a [`Packet`] step by step, so that even a refusal half-way leaves behind what was read, for
+//! the event that tells of it.
+
+mod bytes;
+mod icmp;
+mod ipv4;
+mod ipv6;
+mod link;
+mod transport;
+
+pub use bytes::{Bytes, Header, Slice};
+pub use transport::TcpFlags;
+
+use crate::{Addr, DropReason};
+
+/// An IP protocol number.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Protocol(pub u8);
+
+impl Protocol {
+    /// ICMP for IPv4.
+    pub const ICMP: Self = Self(1);
+    /// TCP.
+    pub const TCP: Self = Self(6);
+    /// UDP.
+    pub const UDP: Self = Self(17);
+    /// ICMP for IPv6.
+    pub const ICMPV6: Self = Self(58);
+    /// SCTP.
+    pub const SCTP: Self = Self(132);
+
+    /// Whether there are ports behind the IP header.
+    #[inline(always)]
+    pub const fn has_ports(self) -> bool {
+        matches!(self, Self::TCP | Self::UDP | Self::SCTP)
+    }
+
+    /// Whether it is ICMP of either family.
+    #[inline(always)]
+    pub const fn is_icmp(self) -> bool {
+        matches!(self, Self::ICMP | Self::ICMPV6)
+    }
+
+    /// Whether a verdict can be given on it at all.
+    #[inline(always)]
+    pub const fn is_known(self) -> bool {
+        self.has_ports() || self.is_icmp()
+    }
+}
+
+/// Who speaks to whom. Ports are numbers; an ICMP echo has its identifier in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// Source address; the sender's address of ARP.
+    pub src: Addr,
+    /// Destination address; the target's address of ARP.
+    pub dst: Addr,
+    /// Source port, 0 where there is none.
+    pub sport: u16,
+    /// Destination port, 0 where there is none.
+    pub dport: u16,
+    /// The transport protocol.
+    pub protocol: Protocol,
+}
+
+impl Tuple {
+    /// Nothing known yet.
+    pub const EMPTY: Self = Self {
+        src: Addr::UNSPECIFIED,
+        dst: Addr::UNSPECIFIED,
+        sport: 0,
+        dport: 0,
+        protocol: Protocol(0),
+    };
+}
+
+/// What part of an IP packet a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// All of it.
+    Whole,
+    /// The first part, with the transport header. The identification in network order.
+    First(u32),
+    /// A later part, without ports.
+    Later(u32),
+}
+
+/// What a frame is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An ARP request or reply for IPv4 over Ethernet. `claimed` is the sender's hardware address in it.
+    Arp {
+        /// Sender hardware address.
+        claimed: [u8; 6],
+    },
+    /// Neighbour or router discovery (RFC 4861), checked to come from this link, or MLD.
+    Neighbour {
+        /// The address that a neighbour solicitation or advertisement is about.
+        target: Addr,
+        /// A neighbour advertisement: it claims `target`.
+        advertises: bool,
+    },
+    /// An ICMP error, with the packet that it answers.
+    Error(Tuple),
+    /// An ICMP echo request or another query.
+    Query,
+    /// An ICMP echo reply.
+    EchoReply,
+    /// TCP with these flags.
+    Tcp(TcpFlags),
+    /// Any other transport, and later fragments.
+    Datagram,
+}
+
+/// What was read of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Ethernet source address, zero on a device without link headers.
+    pub src_mac: [u8; 6],
+    /// The ethertype behind VLAN tags.
+    pub ether_type: u16,
+    /// There was a VLAN tag.
+    pub vlan: bool,
+    /// Addresses, ports, protocol.
+    pub tuple: Tuple,
+    /// Whole or part.
+    pub fragment: Fragment,
+    /// What it is about.
+    pub kind: Kind,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Where the IP (or ARP) header starts, in octets.
+    pub l3: u16,
+    /// Where the transport header starts, in octets; 0 if it was not reached.
+    pub l4: u16,
+}
+
+impl Packet {
+    /// Nothing read yet.
+    pub const EMPTY: Self = Self {
+        src_mac: [0; 6],
+        ether_type: 0,
+        vlan: false,
+        tuple: Tuple::EMPTY,
+        fragment: Fragment::Whole,
+        kind: Kind::Datagram,
+        hop_limit: 0,
+        l3: 0,
+        l4: 0,
+    };
+}
+
+/// How frames of a device begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// With an Ethernet header.
+    Ethernet,
+    /// With the IP header (tun, WireGuard, IPIP); the ethertype is known from outside, in host order.
+    Ip(u16),
+}
+
+/// IPv4 over Ethernet.
+pub const ETH_IPV4: u16 = 0x0800;
+/// ARP.
+pub const ETH_ARP: u16 = 0x0806;
+/// IPv6 over Ethernet.
+pub const ETH_IPV6: u16 = 0x86dd;
+
+/// Reads a frame into `packet`.
+///
+/// # Errors
+///
+/// The reason why the frame cannot be judged by its content; what was read before that stands in `packet`.
+#[inline(always)]
+pub fn parse<B: Bytes>(bytes: &B, link: Link, packet: &mut Packet) -> Result<(), DropReason> {
+    let l3 = link::parse(bytes, link, packet)?;
+    packet.l3 = l3 as u16;
+    match packet.ether_type {
+        ETH_IPV4 => ipv4::parse(bytes, l3, packet),
+        ETH_IPV6 => ipv6::parse(bytes, l3, packet),
+        ETH_ARP => link::parse_arp(bytes, l3, packet),
+        _ => Err(DropReason::UnknownEthertype),
+    }
+}
