@@ -43,7 +43,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     let toolchain = Toolchain::ensure()?;
     let linker = bpf_linker::ensure(&toolchain)?;
     shell::step(&format!("building the eBPF programs with {toolchain}"));
-    cargo_for_bpf(&toolchain, "build")
+    for_bpf(toolchain.cargo(), "build")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .args(["--bin", "sluice"])
         .run()?;
@@ -52,13 +52,12 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(object)
 }
 
-/// A cargo command over the BPF package for the BPF target, with everything but the linker.
-pub(crate) fn cargo_for_bpf(toolchain: &Toolchain, subcommand: &str) -> Cmd {
+/// Makes `cargo` work over the BPF package for the BPF target; only a linker is not chosen.
+pub(crate) fn for_bpf(cargo: Cmd, subcommand: &str) -> Cmd {
     // The kernel wants BTF for maps, locks and line information in the verifier's log: it is made from debug info.
     // Options are separated by the unit separator, as cargo defines for this variable.
     const FLAGS: &str = "-Cdebuginfo=2\x1f-Clink-arg=--btf";
-    toolchain
-        .cargo()
+    cargo
         // Building `core` is reserved to nightly compilers by name only.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS)

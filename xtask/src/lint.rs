@@ -109,7 +109,7 @@ fn clippy_bpf() -> Result<()> {
         ensure_component("cargo-clippy", "clippy")?;
     }
     shell::step(&format!("clippy, {}, with {toolchain}", build_ebpf::TARGET));
-    build_ebpf::cargo_for_bpf(&toolchain, "clippy")
+    build_ebpf::for_bpf(toolchain.cargo_clippy(), "clippy")
         .args(["--", "-Dwarnings"])
         .run()
 }

@@ -90,14 +90,18 @@ impl Toolchain {
 
     /// A command of this compiler's cargo, free of what the cargo that runs us has set.
     pub(crate) fn cargo(&self) -> Cmd {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        // First in PATH, so that `cargo clippy` finds the clippy of this compiler and no rustup proxy.
-        let folders = std::iter::once(self.bin()).chain(std::env::split_paths(&path));
-        let path = std::env::join_paths(folders).unwrap_or(path);
-        Cmd::new(&self.cargo)
-            .without_cargo_env()
-            .env("RUSTC", &self.rustc)
-            .hidden_env("PATH", path)
+        self.command(&self.cargo)
+    }
+
+    /// Its clippy, to be called like [`Toolchain::cargo`]: `cargo clippy` would prefer rustup's to the one that belongs
+    /// to this compiler.
+    pub(crate) fn cargo_clippy(&self) -> Cmd {
+        self.command(&self.bin().join("cargo-clippy"))
+            .env("CARGO", &self.cargo)
+    }
+
+    fn command(&self, program: &Path) -> Cmd {
+        Cmd::new(program).without_cargo_env().env("RUSTC", &self.rustc)
     }
 
     /// The folder of its programs.
