@@ -140,10 +140,16 @@ fn destination<L: Lookup>(lookup: &L, endpoint: &Endpoint, packet: &Packet) -> V
     if let Kind::Error(quoted) = packet.kind {
         return error(lookup, endpoint, tuple, &quoted, groups);
     }
-    if answers(lookup, &FlowKey::outward(endpoint.device(), tuple)) {
+    if !opens(packet.kind) && answers(lookup, &FlowKey::outward(endpoint.device(), tuple)) {
         return Verdict::Allow(AllowReason::Reply);
     }
     Verdict::Deny(refusal(endpoint, groups))
+}
+
+/// Whether this is a call, which is never the answer to one.
+#[inline(always)]
+const fn opens(kind: Kind) -> bool {
+    matches!(kind, Kind::Tcp(flags) if flags.opens())
 }
 
 /// The port that a rule is about. An ICMP identifier is not one.
@@ -238,7 +244,7 @@ pub fn forwarded<L: Lookup>(
         if ours && answers(lookup, &FlowKey::inward(FlowKey::NODE, &quoted)) {
             return Verdict::Allow(AllowReason::RelatedError);
         }
-    } else if answers(lookup, &FlowKey::outward(FlowKey::NODE, tuple)) {
+    } else if !opens(packet.kind) && answers(lookup, &FlowKey::outward(FlowKey::NODE, tuple)) {
         return Verdict::Allow(AllowReason::Reply);
     }
     Verdict::Deny(DropReason::NotApproved)

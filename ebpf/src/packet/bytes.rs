@@ -5,7 +5,6 @@ use network_types::{
     eth::EthHdr,
     icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
     udp::UdpHdr,
     vlan::VlanHdr,
 };
@@ -30,8 +29,6 @@ unsafe impl Header for ArpHdr {}
 unsafe impl Header for Ipv4Hdr {}
 // SAFETY: `repr(C)` of octets and octet arrays.
 unsafe impl Header for Ipv6Hdr {}
-// SAFETY: `repr(C)` of octet arrays; the bit field is a transparent array of two octets.
-unsafe impl Header for TcpHdr {}
 // SAFETY: `repr(C)` of octet arrays.
 unsafe impl Header for UdpHdr {}
 // SAFETY: `repr(C)` of octets and octet arrays.

@@ -1,6 +1,6 @@
 //! TCP, UDP and SCTP, as far as ports and the life of a flow are concerned.
 
-use network_types::{tcp::TcpHdr, udp::UdpHdr};
+use network_types::udp::UdpHdr;
 
 use super::{Bytes, Fragment, Kind, Packet, Protocol, icmp};
 use crate::DropReason;
@@ -45,6 +45,8 @@ impl TcpFlags {
     }
 }
 
+/// Octets of a TCP header without options (RFC 9293 section 3.1).
+const TCP_HEADER_LEN: usize = 20;
 /// Octets of the fixed SCTP header (RFC 9260 section 3).
 const SCTP_HEADER_LEN: usize = 12;
 
@@ -63,14 +65,13 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     }
     match protocol {
         Protocol::TCP => {
-            let tcp: TcpHdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
-            let [_, _, _, _, _, _, _, _, _, _, _, _, data_offset, flags] =
-                bytes.load::<[u8; 14]>(offset).ok_or(DropReason::Truncated)?;
-            if usize::from(data_offset >> 4) * 4 < size_of::<TcpHdr>() {
+            let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, data_offset, flags, ..] =
+                bytes.load::<[u8; TCP_HEADER_LEN]>(offset).ok_or(DropReason::Truncated)?;
+            if usize::from(data_offset >> 4) * 4 < TCP_HEADER_LEN {
                 return Err(DropReason::Malformed);
             }
-            packet.tuple.sport = u16::from_be_bytes(tcp.source);
-            packet.tuple.dport = u16::from_be_bytes(tcp.dest);
+            packet.tuple.sport = u16::from_be_bytes([s0, s1]);
+            packet.tuple.dport = u16::from_be_bytes([d0, d1]);
             packet.kind = Kind::Tcp(TcpFlags(flags));
         }
         Protocol::UDP => {
