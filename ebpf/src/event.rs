@@ -154,7 +154,11 @@ impl Event {
     /// Who, under what, by which rules.
     pub const fn subject(&self) -> Option<Subject> {
         match Identity::from_parts(self.identity_kind as u32, self.identity) {
-            Some(identity) => Some(Subject { identity, policy: self.policy, generation: self.generation }),
+            Some(identity) => Some(Subject {
+                identity,
+                policy: self.policy,
+                generation: self.generation,
+            }),
             None => None,
         }
     }
@@ -183,6 +187,33 @@ impl Event {
     /// Whether this was a call, not a packet.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+/// A question about a packet, put to the live program by `BPF_PROG_TEST_RUN`.
+pub mod replay {
+    use super::Outcome;
+
+    /// The mark of a packet that is not real: it asks for a verdict without counters, events and flows. No packet of
+    /// a pod can have it, as a change of network namespace clears the mark.
+    pub const MARK: u32 = 0x51_1c_e0_00;
+
+    /// The answer, for the first three words of `__sk_buff::cb`.
+    #[inline(always)]
+    pub const fn answer(outcome: Outcome, generation: u64) -> [u32; 3] {
+        [
+            outcome.to_word() as u32,
+            generation as u32,
+            (generation >> 32) as u32,
+        ]
+    }
+
+    /// Back from [`answer`]: what became of the packet, and by which generation.
+    pub const fn read(cb: [u32; 3]) -> Option<(Outcome, u64)> {
+        match Outcome::from_word(cb[0] as u16) {
+            Some(outcome) => Some((outcome, cb[1] as u64 | (cb[2] as u64) << 32)),
+            None => None,
+        }
     }
 }
 
@@ -232,7 +263,9 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for &hook in Hook::ALL {
             let outcomes = AllowReason::ALL.iter().map(|&r| Outcome::Allowed(r)).chain(
-                DropReason::ALL.iter().flat_map(|&r| [Outcome::Denied(r), Outcome::Audited(r)]),
+                DropReason::ALL
+                    .iter()
+                    .flat_map(|&r| [Outcome::Denied(r), Outcome::Audited(r)]),
             );
             for outcome in outcomes {
                 let index = counter::index(hook, outcome);
@@ -242,5 +275,15 @@ mod tests {
             }
         }
         assert_eq!(counter::meaning(counter::LOST_EVENTS), None);
+    }
+
+    #[test]
+    fn an_answer_to_a_replay_reads_back() {
+        let outcome = Outcome::Denied(DropReason::NotRegistered);
+        assert_eq!(
+            replay::read(replay::answer(outcome, u64::MAX - 7)),
+            Some((outcome, u64::MAX - 7))
+        );
+        assert_eq!(replay::read([u32::MAX; 3]), None);
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn first_fragment(key: &FragmentKey) -> Option<u64> {
 }
 
 /// Notes a packet that came in from outside.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn note_inward(scope: u32, packet: &Packet) {
     if matches!(packet.fragment, Fragment::Later(_)) {
         return;
@@ -59,27 +59,34 @@ pub(super) fn note_inward(scope: u32, packet: &Packet) {
 }
 
 /// Notes an answer that was let out because of its flow.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn note_answer(scope: u32, packet: &Packet) {
     step(&FlowKey::outward(scope, &packet.tuple), packet, answer_step);
 }
 
 /// Notes a datagram that a rule let out, so that what comes back does not count as a call.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn note_ours(scope: u32, packet: &Packet) {
     if matches!(packet.kind, Kind::Datagram | Kind::Query) {
-        step(&FlowKey::outward(scope, &packet.tuple), packet, |_, _, established| match established {
-            None => Step::HalfOpen(State::Ours),
-            Some(_) => Step::None,
-        });
+        step(
+            &FlowKey::outward(scope, &packet.tuple),
+            packet,
+            |_, _, established| match established {
+                None => Step::HalfOpen(State::Ours),
+                Some(_) => Step::None,
+            },
+        );
     }
 }
 
 /// Notes that the first fragment of a packet was let through.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn note_first_fragment(scope: u32, packet: &Packet) {
     if let Fragment::First(id) = packet.fragment {
-        if FRAGMENTS.insert(FragmentKey::new(scope, &packet.tuple, id), now_ns(), ANY).is_err() {
+        if FRAGMENTS
+            .insert(FragmentKey::new(scope, &packet.tuple, id), now_ns(), ANY)
+            .is_err()
+        {
             report::count_lost_flow();
         }
     }
@@ -89,7 +96,11 @@ pub(super) fn note_first_fragment(scope: u32, packet: &Packet) {
 fn step(key: &FlowKey, packet: &Packet, next: impl Fn(Kind, Option<State>, Option<State>) -> Step) {
     let now = now_ns();
     let established = established(key).filter(|flow| flow.is_live(now));
-    let half_open = if established.is_none() { half_open(key).filter(|flow| flow.is_live(now)) } else { None };
+    let half_open = if established.is_none() {
+        half_open(key).filter(|flow| flow.is_live(now))
+    } else {
+        None
+    };
     let state = |flow: &Option<Flow>| flow.as_ref().map(Flow::state);
     let written = match next(packet.kind, state(&half_open), state(&established)) {
         Step::None => Ok(()),

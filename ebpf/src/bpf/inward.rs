@@ -52,9 +52,10 @@ fn node_in_of(skb: &Skb, link: Link) -> i32 {
 
 #[inline(always)]
 fn note_call(rules: &Generation, skb: &Skb, link: Link, scope: u32) {
-    let Some((packet, parsed)) = skb.parse(link) else {
+    let Some(desk) = skb.parse(link) else {
         return;
     };
+    let (packet, parsed) = (desk.packet(), desk.parsed());
     let ip = matches!(packet.ether_type, ETH_IPV4 | ETH_IPV6);
     if parsed.is_ok() && ip && !rules.groups(packet.tuple.src).is_internal() {
         flows::note_inward(scope, packet);

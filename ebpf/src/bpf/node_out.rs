@@ -6,15 +6,20 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ebpf::{
-    AllowReason, Hook, Verdict, decide,
+    AllowReason, DropReason, Hook, Verdict, decide,
     event::{Outcome, Subject},
     flow::FlowKey,
     packet::{Bytes as _, Link, Packet},
     reason::Approval,
-    rules::{Enforcement, Identity, PolicyId},
+    rules::{Endpoint, Enforcement, Identity, PolicyId},
 };
 
-use super::{flows, report::report, rules::Generation, skb::Skb};
+use super::{
+    flows,
+    report::Report,
+    rules::Generation,
+    skb::{Skb, word},
+};
 
 /// tc egress of an uplink with Ethernet frames.
 #[classifier]
@@ -48,30 +53,69 @@ fn node_out_of(skb: &Skb, link: Link) -> i32 {
     } else {
         None
     };
-    let Some((packet, parsed)) = skb.parse(link) else {
+    let Some(desk) = skb.parse(link) else {
         return TC_ACT_SHOT;
     };
     let (identity, policy, verdict, audited) = match host {
         Some((identity, endpoint)) => {
-            let verdict = decide::host_out(&rules, endpoint, packet, parsed);
+            let verdict = desk.judge(|packet, parsed| judge_host(&rules, endpoint, packet, parsed));
             (identity, endpoint.policy(), verdict, endpoint.is_audited())
         }
         None => {
-            let approval = Approval::read(skb.mark());
-            let verdict = decide::forwarded(&rules, enforcement, approval, packet, parsed);
-            (Identity::Device(skb.came_in_by()), PolicyId(0), verdict, enforcement == Enforcement::Audit)
+            let mark = skb.mark();
+            let verdict = desk.judge(|packet, parsed| judge_forwarded(&rules, mark, packet, parsed));
+            (
+                Identity::Device(skb.came_in_by()),
+                PolicyId(0),
+                verdict,
+                enforcement == Enforcement::Audit,
+            )
         }
     };
+    let packet = desk.packet();
     if let Verdict::Allow(reason) = verdict {
         note(reason, packet);
     }
     let outcome = Outcome::of(verdict, audited);
-    let subject = Subject { identity, policy, generation: rules.header.generation() };
-    report(Hook::NodeOut, outcome, &subject, &packet.tuple, packet.ether_type, skb.len() as u32);
+    let subject = Subject {
+        identity,
+        policy,
+        generation: rules.header.generation(),
+    };
+    let (ether_type, len) = (packet.ether_type, skb.len() as u32);
+    Report {
+        hook: Hook::NodeOut,
+        outcome,
+        subject,
+        ether_type,
+        len,
+    }
+    .send(&packet.tuple);
     match outcome {
         Outcome::Allowed(_) | Outcome::Audited(_) => TC_ACT_UNSPEC,
         Outcome::Denied(_) => TC_ACT_SHOT,
     }
+}
+
+#[inline(never)]
+fn judge_host(
+    rules: &Generation,
+    endpoint: &Endpoint,
+    packet: &Packet,
+    parsed: Result<(), DropReason>,
+) -> u16 {
+    word(decide::host_out(rules, endpoint, packet, parsed))
+}
+
+#[inline(never)]
+fn judge_forwarded(rules: &Generation, mark: u32, packet: &Packet, parsed: Result<(), DropReason>) -> u16 {
+    word(decide::forwarded(
+        rules,
+        rules.header.enforcement(),
+        Approval::read(mark),
+        packet,
+        parsed,
+    ))
 }
 
 #[inline(always)]

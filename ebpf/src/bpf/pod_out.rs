@@ -13,35 +13,56 @@ use ebpf::{
     rules::{Endpoint, Enforcement, Identity, PolicyId},
 };
 
-use super::{flows, reject, report::report, rules::Generation, skb::Skb};
+use super::{
+    flows, reject,
+    report::Report,
+    rules::Generation,
+    skb::{Skb, word},
+};
 
 /// tc ingress of a pod device.
 #[classifier]
 pub fn pod_out(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    let (Some(rules), Some((packet, parsed))) = (Generation::active(), skb.parse(Link::Ethernet)) else {
+    let (Some(rules), Some(desk)) = (Generation::active(), skb.parse(Link::Ethernet)) else {
         return TC_ACT_SHOT;
     };
     let identity = Identity::Device(skb.device());
     let endpoint = rules.endpoint(identity);
     let (verdict, audited, policy) = match endpoint {
-        Some(endpoint) => (
-            decide::pod_out(&rules, endpoint, packet, parsed),
-            endpoint.is_audited(),
-            endpoint.policy(),
-        ),
+        Some(endpoint) => {
+            let verdict = desk.judge(|packet, parsed| judge(&rules, endpoint, packet, parsed));
+            (verdict, endpoint.is_audited(), endpoint.policy())
+        }
         None => {
             let enforcement = rules.header.enforcement();
-            (decide::unknown_sender(enforcement), enforcement == Enforcement::Audit, PolicyId(0))
+            (
+                decide::unknown_sender(enforcement),
+                enforcement == Enforcement::Audit,
+                PolicyId(0),
+            )
         }
     };
+    let packet = desk.packet();
     let outcome = Outcome::of(verdict, audited);
     let generation = rules.header.generation();
     if skb.is_replay() {
         skb.answer_replay(outcome, generation);
     } else {
-        let subject = Subject { identity, policy, generation };
-        report(Hook::PodOut, outcome, &subject, &packet.tuple, packet.ether_type, skb.len() as u32);
+        let subject = Subject {
+            identity,
+            policy,
+            generation,
+        };
+        let (ether_type, len) = (packet.ether_type, skb.len() as u32);
+        Report {
+            hook: Hook::PodOut,
+            outcome,
+            subject,
+            ether_type,
+            len,
+        }
+        .send(&packet.tuple);
         note(outcome, &skb, packet);
     }
     match outcome {
@@ -55,6 +76,11 @@ pub fn pod_out(ctx: TcContext) -> i32 {
         }
         Outcome::Denied(reason) => refuse(&skb, endpoint, packet, reason),
     }
+}
+
+#[inline(never)]
+fn judge(rules: &Generation, endpoint: &Endpoint, packet: &Packet, parsed: Result<(), DropReason>) -> u16 {
+    word(decide::pod_out(rules, endpoint, packet, parsed))
 }
 
 /// Keeps the tables of flows and fragments.

@@ -21,6 +21,7 @@ const ICMP_LEN: usize = 8;
 const QUOTE_LEN: usize = 128;
 /// The smallest packet that can be quoted: an IPv4 header and eight octets.
 const MIN_QUOTE_LEN: usize = 28;
+const FRAME_LEN: usize = 200;
 const TTL: u8 = 64;
 
 /// ICMP destination unreachable, communication administratively prohibited (RFC 1812 section 5.2.7.1).
@@ -28,11 +29,13 @@ const V4_PROHIBITED: [u8; 2] = [3, 13];
 /// ICMPv6 destination unreachable, administratively prohibited (RFC 4443 section 3.1).
 const V6_PROHIBITED: [u8; 2] = [1, 1];
 
-/// Room for one answer, and for the pseudo header in front of its transport.
+/// Room for one answer, for the pseudo header in front of its transport, and for the TCP header it answers.
 #[repr(C, align(8))]
 struct Scratch {
     pseudo: [u8; 40],
-    frame: [u8; 200],
+    frame: [u8; FRAME_LEN],
+    tcp: [u8; TCP_LEN],
+    padding: [u8; 4],
 }
 
 /// tc programs of one CPU do not interrupt each other, so one place per CPU is enough.
@@ -57,12 +60,15 @@ fn try_answer(skb: &Skb, packet: &Packet) -> Option<i32> {
     }
     let len = match packet.kind {
         Kind::Tcp(flags) if flags.resets() => return None,
-        Kind::Tcp(flags) => reset(skb, packet, flags, scratch)?,
-        Kind::Datagram | Kind::Query | Kind::EchoReply => prohibit(skb, packet, scratch)?,
+        Kind::Tcp(flags) => reset(skb, packet, flags, scratch),
+        Kind::Datagram | Kind::Query | Kind::EchoReply => prohibit(skb, packet, scratch),
         Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_) => return None,
     };
-    let frame: *const [u8; 200] = &scratch.frame;
-    // SAFETY: `len` octets of `frame` are written, and `len` is at most 200; the helpers check the packet's bounds.
+    if len == 0 || len > FRAME_LEN {
+        return None;
+    }
+    let frame: *const [u8; FRAME_LEN] = &scratch.frame;
+    // SAFETY: `len` octets of `frame` are written, and `len` is at most that; the helpers check the packet's bounds.
     unsafe {
         let ptr: *mut __sk_buff = skb.as_ptr();
         if bpf_skb_change_tail(ptr, len as u32, 0) != 0 {
@@ -75,11 +81,20 @@ fn try_answer(skb: &Skb, packet: &Packet) -> Option<i32> {
     }
 }
 
-/// Writes the link header and the IP header of an answer with `payload` octets.
-#[inline(always)]
-fn write_headers(skb: &Skb, packet: &Packet, scratch: &mut Scratch, protocol: Protocol, payload: usize) -> Option<usize> {
+/// Writes the link header and the IP header of an answer with `payload` octets. Returns where they end; 0 if they
+/// could not be written.
+#[inline(never)]
+fn write_headers(
+    skb: &Skb,
+    packet: &Packet,
+    scratch: &mut Scratch,
+    protocol: Protocol,
+    payload: usize,
+) -> usize {
     let frame = &mut scratch.frame;
-    let macs: [u8; 12] = skb.load(0)?;
+    let Some(macs) = skb.load::<[u8; 12]>(0) else {
+        return 0;
+    };
     let (dst, src) = (packet.tuple.src.octets(), packet.tuple.dst.octets());
     let mut i = 0;
     while i < 6 {
@@ -108,7 +123,7 @@ fn write_headers(skb: &Skb, packet: &Packet, scratch: &mut Scratch, protocol: Pr
         let sum = fold(checksum(&frame[ETH_LEN..], V4_LEN, 0));
         frame[ETH_LEN + 10] = sum[0];
         frame[ETH_LEN + 11] = sum[1];
-        return Some(ETH_LEN + V4_LEN);
+        return ETH_LEN + V4_LEN;
     }
     let length = (payload as u16).to_be_bytes();
     let header = [0x60, 0, 0, 0, length[0], length[1], protocol.0, TTL];
@@ -123,11 +138,11 @@ fn write_headers(skb: &Skb, packet: &Packet, scratch: &mut Scratch, protocol: Pr
         frame[ETH_LEN + 24 + i] = dst[i];
         i += 1;
     }
-    Some(ETH_LEN + V6_LEN)
+    ETH_LEN + V6_LEN
 }
 
 /// Fills in the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1). Its sum starts the transport's.
-#[inline(always)]
+#[inline(never)]
 fn pseudo_sum(packet: &Packet, scratch: &mut Scratch, protocol: Protocol, payload: usize) -> u32 {
     let (dst, src) = (packet.tuple.src.octets(), packet.tuple.dst.octets());
     let pseudo = &mut scratch.pseudo;
@@ -150,57 +165,89 @@ fn pseudo_sum(packet: &Packet, scratch: &mut Scratch, protocol: Protocol, payloa
     checksum(pseudo, 40, 0)
 }
 
-#[inline(always)]
-fn reset(skb: &Skb, packet: &Packet, flags: TcpFlags, scratch: &mut Scratch) -> Option<usize> {
-    let tcp: [u8; TCP_LEN] = skb.load(packet.l4 as usize)?;
-    let at = write_headers(skb, packet, scratch, Protocol::TCP, TCP_LEN)?;
-    let header_len = usize::from(tcp[12] >> 4) * 4;
-    let data = (skb.len() as u32).wrapping_sub(u32::from(packet.l4)).wrapping_sub(header_len as u32);
-    let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-    let opens = u32::from(flags.0 & TcpFlags::SYN != 0);
-    let ends = u32::from(flags.0 & TcpFlags::FIN != 0);
-    // RFC 9293 section 3.10.7.1: with an ACK the answer takes its number, without one it acknowledges.
-    let (answer_seq, answer_ack, answer_flags) = if flags.0 & TcpFlags::ACK != 0 {
-        ([tcp[8], tcp[9], tcp[10], tcp[11]], [0; 4], TcpFlags::RST)
-    } else {
-        let ack = seq.wrapping_add(data).wrapping_add(opens).wrapping_add(ends);
-        ([0; 4], ack.to_be_bytes(), TcpFlags::RST | TcpFlags::ACK)
+/// Writes a RST. Returns the length of the frame, 0 if there is none.
+#[inline(never)]
+fn reset(skb: &Skb, packet: &Packet, flags: TcpFlags, scratch: &mut Scratch) -> usize {
+    let tcp: *mut [u8; TCP_LEN] = &mut scratch.tcp;
+    // SAFETY: the helper checks the bounds of the packet and fills all of `tcp` or fails.
+    let failed = unsafe {
+        bpf_skb_load_bytes(
+            skb.as_ptr().cast(),
+            u32::from(packet.l4),
+            tcp.cast(),
+            TCP_LEN as u32,
+        )
     };
-    let header = [
-        tcp[2], tcp[3], tcp[0], tcp[1],
-        answer_seq[0], answer_seq[1], answer_seq[2], answer_seq[3],
-        answer_ack[0], answer_ack[1], answer_ack[2], answer_ack[3],
-        (TCP_LEN as u8 / 4) << 4, answer_flags, 0, 0,
-        0, 0, 0, 0,
-    ];
+    if failed != 0 {
+        return 0;
+    }
+    let at = write_headers(skb, packet, scratch, Protocol::TCP, TCP_LEN);
+    if at == 0 {
+        return 0;
+    }
     let sum = pseudo_sum(packet, scratch, Protocol::TCP, TCP_LEN);
+    let Scratch { frame, tcp, .. } = scratch;
     let segment = if at == ETH_LEN + V4_LEN {
-        &mut scratch.frame[ETH_LEN + V4_LEN..ETH_LEN + V4_LEN + TCP_LEN]
+        &mut frame[ETH_LEN + V4_LEN..ETH_LEN + V4_LEN + TCP_LEN]
     } else {
-        &mut scratch.frame[ETH_LEN + V6_LEN..ETH_LEN + V6_LEN + TCP_LEN]
+        &mut frame[ETH_LEN + V6_LEN..ETH_LEN + V6_LEN + TCP_LEN]
     };
     let mut i = 0;
     while i < TCP_LEN {
-        segment[i] = header[i];
+        segment[i] = 0;
         i += 1;
     }
+    [segment[0], segment[1], segment[2], segment[3]] = [tcp[2], tcp[3], tcp[0], tcp[1]];
+    // RFC 9293 section 3.10.7.1: with an ACK the answer takes its number, without one it acknowledges.
+    if flags.0 & TcpFlags::ACK != 0 {
+        [segment[4], segment[5], segment[6], segment[7]] = [tcp[8], tcp[9], tcp[10], tcp[11]];
+        segment[13] = TcpFlags::RST;
+    } else {
+        let header_len = u32::from(tcp[12] >> 4) * 4;
+        let data = (skb.len() as u32)
+            .wrapping_sub(u32::from(packet.l4))
+            .wrapping_sub(header_len);
+        let opens = u32::from(flags.0 & TcpFlags::SYN != 0);
+        let ends = u32::from(flags.0 & TcpFlags::FIN != 0);
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let ack = seq.wrapping_add(data).wrapping_add(opens).wrapping_add(ends);
+        [segment[8], segment[9], segment[10], segment[11]] = ack.to_be_bytes();
+        segment[13] = TcpFlags::RST | TcpFlags::ACK;
+    }
+    segment[12] = (TCP_LEN as u8 / 4) << 4;
     let sum = fold(checksum(segment, TCP_LEN, sum));
     segment[16] = sum[0];
     segment[17] = sum[1];
-    Some(at + TCP_LEN)
+    at + TCP_LEN
 }
 
-#[inline(always)]
-fn prohibit(skb: &Skb, packet: &Packet, scratch: &mut Scratch) -> Option<usize> {
+/// Writes an ICMP error. Returns the length of the frame, 0 if there is none.
+#[inline(never)]
+fn prohibit(skb: &Skb, packet: &Packet, scratch: &mut Scratch) -> usize {
     let available = skb.len().saturating_sub(ETH_LEN);
-    let quote = if available > QUOTE_LEN { QUOTE_LEN } else { available };
+    let quote = if available > QUOTE_LEN {
+        QUOTE_LEN
+    } else {
+        available
+    };
     if quote < MIN_QUOTE_LEN {
-        return None;
+        return 0;
     }
     let v4 = packet.ether_type == ETH_IPV4;
-    let (protocol, kind) = if v4 { (Protocol::ICMP, V4_PROHIBITED) } else { (Protocol::ICMPV6, V6_PROHIBITED) };
-    let at = write_headers(skb, packet, scratch, protocol, ICMP_LEN + quote)?;
-    let sum = if v4 { 0 } else { pseudo_sum(packet, scratch, protocol, ICMP_LEN + quote) };
+    let (protocol, kind) = if v4 {
+        (Protocol::ICMP, V4_PROHIBITED)
+    } else {
+        (Protocol::ICMPV6, V6_PROHIBITED)
+    };
+    let at = write_headers(skb, packet, scratch, protocol, ICMP_LEN + quote);
+    if at == 0 {
+        return 0;
+    }
+    let sum = if v4 {
+        0
+    } else {
+        pseudo_sum(packet, scratch, protocol, ICMP_LEN + quote)
+    };
     let message = if v4 {
         &mut scratch.frame[ETH_LEN + V4_LEN..ETH_LEN + V4_LEN + ICMP_LEN + QUOTE_LEN]
     } else {
@@ -223,20 +270,28 @@ fn prohibit(skb: &Skb, packet: &Packet, scratch: &mut Scratch) -> Option<usize> 
         )
     };
     if failed != 0 {
-        return None;
+        return 0;
     }
     // What is behind the quotation is zero and adds nothing.
     let sum = fold(checksum(message, ICMP_LEN + QUOTE_LEN, sum));
     message[2] = sum[0];
     message[3] = sum[1];
-    Some(at + ICMP_LEN + quote)
+    at + ICMP_LEN + quote
 }
 
 /// The sum of `len` octets, a multiple of four, on top of `seed` (RFC 1071).
 #[inline(always)]
 fn checksum(octets: &[u8], len: usize, seed: u32) -> u32 {
     // SAFETY: every caller passes at least `len` octets.
-    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, octets.as_ptr().cast_mut().cast(), len as u32, seed) as u32 }
+    unsafe {
+        bpf_csum_diff(
+            core::ptr::null_mut(),
+            0,
+            octets.as_ptr().cast_mut().cast(),
+            len as u32,
+            seed,
+        ) as u32
+    }
 }
 
 /// The checksum of a sum, as it goes into the header.

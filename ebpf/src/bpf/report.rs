@@ -34,22 +34,52 @@ pub(super) fn count_lost_flow() {
     count(counter::LOST_FLOWS);
 }
 
-/// Counts an outcome, and reports it if somebody wants to know.
-#[inline(always)]
-pub(super) fn report(hook: Hook, outcome: Outcome, subject: &Subject, tuple: &Tuple, ether_type: u16, len: u32) {
-    count(counter::index(hook, outcome));
-    let wanted = match outcome {
-        Outcome::Denied(_) | Outcome::Audited(_) => true,
-        Outcome::Allowed(_) => OBSERVE.get(0).is_some_and(|&observe| observe != 0),
-    };
-    if !wanted {
-        return;
+/// What became of a packet or a call.
+pub(super) struct Report {
+    pub(super) hook: Hook,
+    pub(super) outcome: Outcome,
+    pub(super) subject: Subject,
+    pub(super) ether_type: u16,
+    pub(super) len: u32,
+}
+
+impl Report {
+    /// Counts it, and tells of it if somebody wants to know.
+    #[inline(always)]
+    pub(super) fn send(&self, tuple: &Tuple) {
+        count(counter::index(self.hook, self.outcome));
+        let wanted = match self.outcome {
+            Outcome::Denied(_) | Outcome::Audited(_) => true,
+            Outcome::Allowed(_) => OBSERVE.get(0).is_some_and(|&observe| observe != 0),
+        };
+        if wanted {
+            tell(self, tuple);
+        }
     }
+}
+
+#[inline(never)]
+fn tell(report: &Report, tuple: &Tuple) {
+    let Report {
+        hook,
+        outcome,
+        subject,
+        ether_type,
+        len,
+    } = report;
     match EVENTS.reserve::<Event>(0) {
         Some(mut entry) => {
             // SAFETY: the helper has no requirements.
             let now = unsafe { bpf_ktime_get_ns() };
-            entry.write(Event::new(now, hook, outcome, subject, tuple, ether_type, len));
+            entry.write(Event::new(
+                now,
+                *hook,
+                *outcome,
+                subject,
+                tuple,
+                *ether_type,
+                *len,
+            ));
             entry.submit(0);
         }
         None => count(counter::LOST_EVENTS),

@@ -11,21 +11,73 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ebpf::{
-    DropReason,
-    event::Outcome,
-    packet::{Bytes, Header, Link, Packet, parse},
+    DropReason, Verdict,
+    event::{Outcome, replay},
+    packet::{Bytes, Header, Link, Packet, parse, settle},
     reason::Approval,
 };
 
 /// Where a packet's parts are kept while it is judged; the stack of 512 octets is too small for them.
 ///
+/// What is said of the packet lies here too and is read back: the verifier then takes it for any word, instead of
+/// following each of them on its own through all that comes after.
+pub(super) struct Desk {
+    packet: Packet,
+    parsed: u16,
+    verdict: u16,
+}
+
+impl Desk {
+    const READABLE: u16 = u16::MAX;
+
+    #[inline(always)]
+    pub(super) fn packet(&self) -> &Packet {
+        &self.packet
+    }
+
+    /// Whether all of the packet could be read.
+    #[inline(always)]
+    pub(super) fn parsed(&self) -> Result<(), DropReason> {
+        match DropReason::from_number(self.parsed as u8) {
+            Some(reason) if self.parsed != Self::READABLE => Err(reason),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Asks for a verdict; `judge` is a function of its own, so the answer is a word.
+    #[inline(always)]
+    pub(super) fn judge(&mut self, judge: impl FnOnce(&Packet, Result<(), DropReason>) -> u16) -> Verdict {
+        let verdict = judge(&self.packet, self.parsed());
+        settle(&mut self.verdict, verdict);
+        match Outcome::from_word(self.verdict) {
+            Some(Outcome::Allowed(reason)) => Verdict::Allow(reason),
+            Some(Outcome::Denied(reason) | Outcome::Audited(reason)) => Verdict::Deny(reason),
+            None => Verdict::Deny(DropReason::NoRules),
+        }
+    }
+}
+
+/// The word for a verdict: functions of the kernel's machine return one register.
+#[inline(always)]
+pub(super) fn word(verdict: Verdict) -> u16 {
+    Outcome::of(verdict, false).to_word()
+}
+
 /// One per CPU is enough: tc programs run with bottom halves disabled, and none of ours calls another.
 #[map]
-static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(1, 0);
 
-/// The mark of a packet that is not real: `BPF_PROG_TEST_RUN` sets it to ask for a verdict without counters,
-/// events and flows. No packet of a pod can have it, as a change of network namespace clears the mark.
-const REPLAY_MARK: u32 = 0x51_1c_e0_00;
+/// Functions of their own, as are the others of these modules that are never inlined: what one keeps on the stack
+/// of 512 octets is free again when the next is called.
+#[inline(never)]
+fn parse_frame(skb: &Skb, packet: &mut Packet) -> Result<(), DropReason> {
+    parse(skb, Link::Ethernet, packet)
+}
+
+#[inline(never)]
+fn parse_ip(skb: &Skb, ether_type: u16, packet: &mut Packet) -> Result<(), DropReason> {
+    parse(skb, Link::Ip(ether_type), packet)
+}
 
 /// A packet at a tc hook.
 pub(super) struct Skb(*mut __sk_buff);
@@ -43,16 +95,28 @@ impl Skb {
 
     /// Reads the packet. `None` if there is no room to, which never happens: the map has an entry.
     #[inline(always)]
-    pub(super) fn parse(&self, link: Link) -> Option<(&Packet, Result<(), DropReason>)> {
-        let packet = PACKET.get_ptr_mut(0)?;
-        // SAFETY: a valid pointer to this CPU's place, which nobody else uses meanwhile, see `PACKET`; it is
+    pub(super) fn parse(&self, link: Link) -> Option<&mut Desk> {
+        let desk = DESK.get_ptr_mut(0)?;
+        // SAFETY: a valid pointer to this CPU's place, which nobody else uses meanwhile, see `DESK`; it is
         // written as a whole before it is read.
-        let packet = unsafe {
-            packet.write(Packet::EMPTY);
-            &mut *packet
+        let desk = unsafe {
+            desk.write(Desk {
+                packet: Packet::EMPTY,
+                parsed: 0,
+                verdict: 0,
+            });
+            &mut *desk
         };
-        let parsed = parse(self, link, packet);
-        Some((packet, parsed))
+        let parsed = match link {
+            Link::Ethernet => parse_frame(self, &mut desk.packet),
+            Link::Ip(ether_type) => parse_ip(self, ether_type, &mut desk.packet),
+        };
+        let parsed = match parsed {
+            Ok(()) => Desk::READABLE,
+            Err(reason) => u16::from(reason as u8),
+        };
+        settle(&mut desk.parsed, parsed);
+        Some(desk)
     }
 
     /// Index of the device whose hook this is.
@@ -79,7 +143,7 @@ impl Skb {
     /// Whether this is a question about a packet, not a packet.
     #[inline(always)]
     pub(super) fn is_replay(&self) -> bool {
-        self.mark() == REPLAY_MARK
+        self.mark() == replay::MARK
     }
 
     #[inline(always)]
@@ -97,11 +161,12 @@ impl Skb {
     /// Answers a replay.
     #[inline(always)]
     pub(super) fn answer_replay(&self, outcome: Outcome, generation: u64) {
+        let [word, low, high] = replay::answer(outcome, generation);
         // SAFETY: as in `device`; `cb` may be written by tc programs.
         unsafe {
-            (*self.0).cb[0] = u32::from(outcome.to_word());
-            (*self.0).cb[1] = generation as u32;
-            (*self.0).cb[2] = (generation >> 32) as u32;
+            (*self.0).cb[0] = word;
+            (*self.0).cb[1] = low;
+            (*self.0).cb[2] = high;
         }
     }
 
@@ -120,8 +185,12 @@ impl Bytes for Skb {
         // SAFETY: the helper checks the bounds of the packet and fills all of `value` or fails; `Header` promises
         // that any octets make a `T`.
         unsafe {
-            let failed =
-                bpf_skb_load_bytes(self.0.cast(), offset as u32, value.as_mut_ptr().cast(), size_of::<T>() as u32);
+            let failed = bpf_skb_load_bytes(
+                self.0.cast(),
+                offset as u32,
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            );
             (failed == 0).then(|| value.assume_init())
         }
     }

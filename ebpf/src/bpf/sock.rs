@@ -18,7 +18,7 @@ use ebpf::{
     rules::{Enforcement, Identity},
 };
 
-use super::{report::report, rules::Generation};
+use super::{report::Report, rules::Generation};
 
 /// What the hook returns to let a call go on.
 const PROCEED: i32 = 1;
@@ -66,7 +66,8 @@ impl Call {
             ];
             let [a, b, c, d] = words;
             Addr::v6([
-                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
+                d[3],
             ])
         }
     }
@@ -77,7 +78,11 @@ impl Call {
         unsafe {
             let remote = u16::from_be(read_volatile(addr_of!((*self.0).user_port)) as u16);
             let sk = (*self.0).__bindgen_anon_1.sk;
-            let local = if sk.is_null() { 0 } else { read_volatile(addr_of!((*sk).src_port)) as u16 };
+            let local = if sk.is_null() {
+                0
+            } else {
+                read_volatile(addr_of!((*sk).src_port)) as u16
+            };
             (local, remote)
         }
     }
@@ -121,12 +126,29 @@ fn judge(call: &Call, hook: Hook) -> i32 {
     }
     let dst = call.destination(hook);
     let (sport, dport) = call.ports();
-    let tuple = Tuple { src: endpoint.own_for(dst), dst, sport, dport, protocol: call.protocol() };
+    let tuple = Tuple {
+        src: endpoint.own_for(dst),
+        dst,
+        sport,
+        dport,
+        protocol: call.protocol(),
+    };
     match decide::call(&rules, endpoint, &tuple) {
         Verdict::Allow(_) => PROCEED,
         Verdict::Deny(reason) => {
-            let subject = Subject { identity, policy: endpoint.policy(), generation: rules.header.generation() };
-            report(hook, Outcome::Denied(reason), &subject, &tuple, 0, 0);
+            let subject = Subject {
+                identity,
+                policy: endpoint.policy(),
+                generation: rules.header.generation(),
+            };
+            Report {
+                hook,
+                outcome: Outcome::Denied(reason),
+                subject,
+                ether_type: 0,
+                len: 0,
+            }
+            .send(&tuple);
             REFUSE
         }
     }

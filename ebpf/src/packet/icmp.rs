@@ -48,33 +48,11 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     let [i0, i1, _, _] = icmp.data;
     let id = u16::from_be_bytes([i0, i1]);
     let body = offset + size_of::<Icmpv4Hdr>();
-    packet.kind = if packet.ether_type == ETH_IPV6 {
-        match icmp.type_ {
-            0..=V6_LAST_ERROR => Kind::Error(quoted_v6(bytes, body)?),
-            V6_ECHO_REPLY => Kind::EchoReply,
-            V6_ROUTER_ADVERTISEMENT | V6_REDIRECT => return Err(DropReason::ForgedNeighbour),
-            V6_MLD_QUERY..=V6_MLD_DONE | V6_MLD2_REPORT if packet.hop_limit == LINK_ONLY => {
-                Kind::Neighbour { target: Addr::UNSPECIFIED, advertises: false }
-            }
-            V6_ROUTER_SOLICITATION if packet.hop_limit == NEVER_FORWARDED => {
-                Kind::Neighbour { target: Addr::UNSPECIFIED, advertises: false }
-            }
-            V6_NEIGHBOUR_SOLICITATION | V6_NEIGHBOUR_ADVERTISEMENT if packet.hop_limit == NEVER_FORWARDED => {
-                let target = bytes.load(body).ok_or(DropReason::Truncated)?;
-                let advertises = icmp.type_ == V6_NEIGHBOUR_ADVERTISEMENT;
-                Kind::Neighbour { target: Addr::v6(target), advertises }
-            }
-            _ => Kind::Query,
-        }
+    if packet.ether_type == ETH_IPV6 {
+        read_v6(bytes, icmp.type_, body, packet)?;
     } else {
-        match icmp.type_ {
-            UNREACHABLE | SOURCE_QUENCH | TIME_EXCEEDED | PARAMETER => Kind::Error(quoted_v4(bytes, body)?),
-            // A pod is nobody's router.
-            REDIRECT => return Err(DropReason::ForgedNeighbour),
-            ECHO_REPLY => Kind::EchoReply,
-            _ => Kind::Query,
-        }
-    };
+        read_v4(bytes, icmp.type_, body, packet)?;
+    }
     let echo = match packet.ether_type {
         ETH_IPV6 => matches!(icmp.type_, V6_ECHO | V6_ECHO_REPLY),
         _ => matches!(icmp.type_, ECHO | ECHO_REPLY),
@@ -86,13 +64,67 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     Ok(())
 }
 
+// Every arm writes the kind itself: a value that several arms share is merged with its unused parts undefined, and
+// the kernel's verifier refuses to store what was never set.
+
+#[inline(always)]
+fn read_v6<B: Bytes>(bytes: &B, icmp_type: u8, body: usize, packet: &mut Packet) -> Result<(), DropReason> {
+    match icmp_type {
+        0..=V6_LAST_ERROR => packet.kind = Kind::Error(quoted_v6(bytes, body)?),
+        V6_ECHO_REPLY => packet.kind = Kind::EchoReply,
+        V6_ROUTER_ADVERTISEMENT | V6_REDIRECT => return Err(DropReason::ForgedNeighbour),
+        V6_MLD_QUERY..=V6_MLD_DONE | V6_MLD2_REPORT if packet.hop_limit == LINK_ONLY => {
+            packet.kind = Kind::Neighbour {
+                target: Addr::UNSPECIFIED,
+                advertises: false,
+            };
+        }
+        V6_ROUTER_SOLICITATION if packet.hop_limit == NEVER_FORWARDED => {
+            packet.kind = Kind::Neighbour {
+                target: Addr::UNSPECIFIED,
+                advertises: false,
+            };
+        }
+        V6_NEIGHBOUR_SOLICITATION | V6_NEIGHBOUR_ADVERTISEMENT if packet.hop_limit == NEVER_FORWARDED => {
+            let target = bytes.load(body).ok_or(DropReason::Truncated)?;
+            let advertises = icmp_type == V6_NEIGHBOUR_ADVERTISEMENT;
+            packet.kind = Kind::Neighbour {
+                target: Addr::v6(target),
+                advertises,
+            };
+        }
+        _ => packet.kind = Kind::Query,
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn read_v4<B: Bytes>(bytes: &B, icmp_type: u8, body: usize, packet: &mut Packet) -> Result<(), DropReason> {
+    match icmp_type {
+        UNREACHABLE | SOURCE_QUENCH | TIME_EXCEEDED | PARAMETER => {
+            packet.kind = Kind::Error(quoted_v4(bytes, body)?);
+        }
+        // A pod is nobody's router.
+        REDIRECT => return Err(DropReason::ForgedNeighbour),
+        ECHO_REPLY => packet.kind = Kind::EchoReply,
+        _ => packet.kind = Kind::Query,
+    }
+    Ok(())
+}
+
 /// The packet that an ICMP error answers: its header and eight octets more (RFC 792).
 #[inline(always)]
 fn quoted_v4<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
     let ip: Ipv4Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
     let protocol = Protocol(ip.proto);
     let (sport, dport) = quoted_ports(bytes, offset + usize::from(ip.vihl & 0x0f) * 4, protocol)?;
-    Ok(Tuple { src: Addr::v4(ip.src_addr), dst: Addr::v4(ip.dst_addr), sport, dport, protocol })
+    Ok(Tuple {
+        src: Addr::v4(ip.src_addr),
+        dst: Addr::v4(ip.dst_addr),
+        sport,
+        dport,
+        protocol,
+    })
 }
 
 /// The same for ICMPv6 (RFC 4443 section 3). A quoted packet with extension headers matches no flow.
@@ -101,7 +133,13 @@ fn quoted_v6<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
     let ip: Ipv6Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
     let protocol = Protocol(ip.next_hdr);
     let (sport, dport) = quoted_ports(bytes, offset + size_of::<Ipv6Hdr>(), protocol)?;
-    Ok(Tuple { src: Addr::v6(ip.src_addr), dst: Addr::v6(ip.dst_addr), sport, dport, protocol })
+    Ok(Tuple {
+        src: Addr::v6(ip.src_addr),
+        dst: Addr::v6(ip.dst_addr),
+        sport,
+        dport,
+        protocol,
+    })
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use network_types::ip::Ipv4Hdr;
 
-use super::{Bytes, Fragment, Packet, Protocol, transport};
+use super::{Bytes, Fragment, Packet, Protocol, settle_offset};
 use crate::{Addr, DropReason};
 
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -15,9 +15,9 @@ const OPTION_STRICT_ROUTE: u8 = 137;
 /// A header holds 40 octets of options at the most.
 const MAX_OPTIONS: usize = 40;
 
-/// Reads an IPv4 packet at `offset`.
+/// Reads an IPv4 header at `offset`. Returns where the next one starts.
 #[inline(always)]
-pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> Result<(), DropReason> {
+pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> Result<usize, DropReason> {
     let ip: Ipv4Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
     packet.tuple.src = Addr::v4(ip.src_addr);
     packet.tuple.dst = Addr::v4(ip.dst_addr);
@@ -37,7 +37,7 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
         return Err(DropReason::Truncated);
     }
     if header_len > size_of::<Ipv4Hdr>() {
-        check_options(bytes, offset + size_of::<Ipv4Hdr>(), header_len - size_of::<Ipv4Hdr>())?;
+        check_options(bytes, offset + size_of::<Ipv4Hdr>(), offset + header_len, packet)?;
     }
 
     let frags = u16::from_be_bytes(ip.frags);
@@ -48,26 +48,31 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
         (0, _) => Fragment::First(id),
         (_, _) => Fragment::Later(id),
     };
-    packet.l4 = (offset + header_len) as u16;
-    transport::parse(bytes, offset + header_len, packet)
+    Ok(offset + header_len)
 }
 
 /// Looks for a source route; every other option is for the sender's own account.
 #[inline(always)]
-fn check_options<B: Bytes>(bytes: &B, start: usize, len: usize) -> Result<(), DropReason> {
-    let mut at = 0;
+fn check_options<B: Bytes>(
+    bytes: &B,
+    start: usize,
+    end: usize,
+    packet: &mut Packet,
+) -> Result<(), DropReason> {
+    let mut at = start;
     for _ in 0..MAX_OPTIONS {
-        if at >= len {
+        at = settle_offset(&mut packet.l4, at);
+        if at >= end {
             break;
         }
-        let [kind] = bytes.load::<[u8; 1]>(start + at).ok_or(DropReason::Truncated)?;
+        let [kind] = bytes.load::<[u8; 1]>(at).ok_or(DropReason::Truncated)?;
         match kind {
             OPTION_END => break,
             OPTION_NOP => at += 1,
             OPTION_LOOSE_ROUTE | OPTION_STRICT_ROUTE => return Err(DropReason::SourceRoute),
             _ => {
-                let [option_len] = bytes.load::<[u8; 1]>(start + at + 1).ok_or(DropReason::Truncated)?;
-                if option_len < 2 || at + usize::from(option_len) > len {
+                let [option_len] = bytes.load::<[u8; 1]>(at + 1).ok_or(DropReason::Truncated)?;
+                if option_len < 2 || at + usize::from(option_len) > end {
                     return Err(DropReason::Malformed);
                 }
                 at += usize::from(option_len);

@@ -2,7 +2,7 @@
 
 use network_types::ip::Ipv6Hdr;
 
-use super::{Bytes, Fragment, Packet, Protocol, transport};
+use super::{Bytes, Fragment, Packet, Protocol, settle_offset};
 use crate::{Addr, DropReason};
 
 const HOP_BY_HOP: u8 = 0;
@@ -20,9 +20,9 @@ const SHIM6: u8 = 140;
 const MAX_HEADERS: usize = 7;
 const FRAGMENT_HEADER_LEN: usize = 8;
 
-/// Reads an IPv6 packet at `offset`.
+/// Reads an IPv6 header at `offset` and those that extend it. Returns where the transport header starts.
 #[inline(always)]
-pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> Result<(), DropReason> {
+pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> Result<usize, DropReason> {
     let ip: Ipv6Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
     packet.tuple.src = Addr::v6(ip.src_addr);
     packet.tuple.dst = Addr::v6(ip.dst_addr);
@@ -40,15 +40,14 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     if end > bytes.len() {
         return Err(DropReason::Truncated);
     }
-    let l4 = skip_headers(bytes, offset + size_of::<Ipv6Hdr>(), packet)?;
-    packet.l4 = l4 as u16;
-    transport::parse(bytes, l4, packet)
+    skip_headers(bytes, offset + size_of::<Ipv6Hdr>(), packet)
 }
 
 /// Follows the chain to the transport header. Returns where that starts.
 #[inline(always)]
 fn skip_headers<B: Bytes>(bytes: &B, mut offset: usize, packet: &mut Packet) -> Result<usize, DropReason> {
     for _ in 0..MAX_HEADERS {
+        offset = settle_offset(&mut packet.l4, offset);
         match packet.tuple.protocol.0 {
             HOP_BY_HOP | DESTINATION => {
                 let [next, len] = bytes.load::<[u8; 2]>(offset).ok_or(DropReason::Truncated)?;
@@ -56,8 +55,9 @@ fn skip_headers<B: Bytes>(bytes: &B, mut offset: usize, packet: &mut Packet) -> 
                 offset += (usize::from(len) + 1) * 8;
             }
             FRAGMENT => {
-                let [next, _, high, low, i0, i1, i2, i3] =
-                    bytes.load::<[u8; FRAGMENT_HEADER_LEN]>(offset).ok_or(DropReason::Truncated)?;
+                let [next, _, high, low, i0, i1, i2, i3] = bytes
+                    .load::<[u8; FRAGMENT_HEADER_LEN]>(offset)
+                    .ok_or(DropReason::Truncated)?;
                 packet.tuple.protocol = Protocol(next);
                 offset += FRAGMENT_HEADER_LEN;
                 let field = u16::from_be_bytes([high, low]);
