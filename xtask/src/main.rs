@@ -6,6 +6,7 @@ mod lint;
 mod packages;
 mod shell;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -26,12 +27,18 @@ struct Arguments {
 enum Verb {
     BuildEbpf(build_ebpf::BuildEbpf),
     Lint(lint::Lint),
+    Vm(vm::Vm),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::BuildEbpf(verb) => verb.run(),
         Verb::Lint(verb) => verb.run(),
+        // The exit code of what ran in the machine is the answer.
+        Verb::Vm(verb) => match verb.run() {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     let Err(error) = done else {
         return ExitCode::SUCCESS;
