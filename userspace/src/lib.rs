@@ -9,4 +9,6 @@
 
 pub mod desired;
 pub mod facts;
+pub mod node;
 pub mod object;
+mod sys;

@@ -1,0 +1,175 @@
+//! The node as the kernel shows it: devices, addresses, the namespaces and cgroups of pods.
+//!
+//! The network namespace that the agent runs in is the node.
+
+mod links;
+mod netns;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use futures_channel::mpsc::UnboundedReceiver;
+use futures_util::{FutureExt as _, StreamExt as _};
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::SocketAddr;
+use rtnetlink::{Handle, MulticastGroup};
+
+pub use self::links::{Link, Role};
+use self::netns::Namespace;
+use crate::facts::{Cgroup, PodDevice, PodNetwork};
+
+/// Why something about the node cannot be known.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel's netlink socket fails.
+    #[error("cannot ask the kernel for {what} (rtnetlink): {source}")]
+    Netlink {
+        /// What was asked for.
+        what: &'static str,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+    /// No netlink socket.
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[source] io::Error),
+    /// The path of a namespace leads nowhere, or to something else.
+    #[error("{path} is no network namespace: {source} (is the pod still there?)")]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The namespace cannot be looked into.
+    #[error("cannot look into the network namespace {path}: {source}")]
+    Inspect {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A pod without a namespace of its own.
+    #[error("{0} is the node's own network namespace: a pod in it has to say spec.hostNetwork and its cgroup")]
+    Own(PathBuf),
+    /// No device leads from the namespace to this node.
+    #[error("no device of {0} has its other side on this node (has the CNI plugin run?)")]
+    NoDevice(PathBuf),
+    /// The cgroup is not there.
+    #[error("{path} is no cgroup below {root}: {reason}")]
+    Cgroup {
+        /// The path.
+        path: PathBuf,
+        /// Where cgroups of the second version are mounted.
+        root: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// There is no second version of cgroups.
+    #[error("cgroup2 is not mounted: pods in the node's network namespace cannot be told apart")]
+    NoCgroups,
+}
+
+/// What a look at the node brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// All devices but loopback.
+    pub links: Vec<Link>,
+    /// Addresses of all devices.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// The node.
+pub struct Node {
+    handle: Handle,
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    namespaces: HashMap<PathBuf, Namespace>,
+}
+
+impl Node {
+    /// Opens the node that the calling thread is on, and listens for changes. Needs tokio.
+    pub fn open() -> Result<Self, Error> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle, messages, namespaces: HashMap::new() })
+    }
+
+    /// Waits until a device, an address or a route changes.
+    pub async fn changed(&mut self) {
+        if self.messages.next().await.is_none() {
+            // The socket is gone; there is nothing to wait for.
+            return std::future::pending().await;
+        }
+        // One look serves all changes that are there already.
+        while let Some(Some(_)) = self.messages.next().now_or_never() {}
+        self.namespaces.clear();
+    }
+
+    /// Looks at all devices and addresses. `uplinks` are devices that are uplinks whatever they look like.
+    pub async fn look(&self, uplinks: &[String]) -> Result<View, Error> {
+        let routes = links::default_routes(&self.handle).await?;
+        let links = links::dump(&self.handle, &routes, uplinks).await?;
+        let addresses = links::addresses(&self.handle).await?;
+        Ok(View { links, addresses })
+    }
+
+    /// Finds a pod's devices from its namespace: those of the node whose other side is in there, as both sides say.
+    pub async fn pod(&mut self, path: &Path, view: &View) -> Result<PodNetwork, Error> {
+        if !self.namespaces.contains_key(path) {
+            let namespace = Namespace::inspect(path.to_owned(), self.handle.clone()).await?;
+            self.namespaces.insert(path.to_owned(), namespace);
+        }
+        let namespace = &self.namespaces[path];
+        let by_index: BTreeMap<u32, &Link> = view.links.iter().map(|link| (link.index.0, link)).collect();
+        let devices: Vec<PodDevice> = namespace
+            .links
+            .iter()
+            .filter_map(|inner| {
+                let outer = by_index.get(&inner.peer)?;
+                let points_back = outer.peer == Some(inner.index) && outer.peer_netns == Some(namespace.id);
+                points_back.then(|| PodDevice { index: outer.index, name: outer.name.clone(), mac: inner.mac })
+            })
+            .collect();
+        if devices.is_empty() {
+            // It may come, without a word to this namespace's groups if it comes by another way than a new link.
+            self.namespaces.remove(path);
+            return Err(Error::NoDevice(path.to_owned()));
+        }
+        Ok(PodNetwork::Own { netns: namespace.cookie, devices })
+    }
+}
+
+/// Where the second version of cgroups is mounted.
+pub fn cgroup_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (place, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(place))
+    })
+}
+
+/// Identifies a cgroup by its path.
+pub fn cgroup(path: &Path) -> Result<Cgroup, Error> {
+    let root = cgroup_mount().ok_or(Error::NoCgroups)?;
+    let fail = |reason: String| Error::Cgroup { path: path.to_owned(), root: root.clone(), reason };
+    let below = path.strip_prefix(&root).map_err(|_| fail("it lies elsewhere".to_owned()))?;
+    let level = below.components().count();
+    if level == 0 {
+        return Err(fail("it is the root".to_owned()));
+    }
+    let id = fs::metadata(path).map_err(|error| fail(error.to_string()))?.ino();
+    Ok(Cgroup { id, level: u32::try_from(level).map_err(|error| fail(error.to_string()))? })
+}

@@ -1,0 +1,96 @@
+//! A look into a pod's network namespace.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use futures_util::StreamExt as _;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    nsid::{NsidAttribute, NsidMessage},
+};
+use nix::sched::{CloneFlags, setns};
+use rtnetlink::Handle;
+
+use super::{
+    Error,
+    links::{self, Inner},
+};
+use crate::{facts::NetnsCookie, sys};
+
+/// A network namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Namespace {
+    pub(super) cookie: NetnsCookie,
+    /// The node's number for it.
+    pub(super) id: i32,
+    /// Its devices that have another side.
+    pub(super) links: Vec<Inner>,
+}
+
+impl Namespace {
+    /// Looks at the namespace at `path`; `node` asks the node's side.
+    pub(super) async fn inspect(path: PathBuf, mut node: Handle) -> Result<Self, Error> {
+        let file = File::open(&path).map_err(|source| Error::Path { path: path.clone(), source })?;
+        let id = number(&mut node, &file).await.map_err(|source| Error::Inspect { path: path.clone(), source })?;
+        let own = sys::cookie().map_err(|source| Error::Inspect { path: path.clone(), source })?;
+        let place = path.clone();
+        let looked = tokio::task::spawn_blocking(move || look_inside(file, &place)).await;
+        let (cookie, links) = looked.map_err(|error| Error::Inspect { path: path.clone(), source: error.into() })??;
+        if cookie == own {
+            return Err(Error::Own(path));
+        }
+        // A namespace that no device of the node leads to has no number here.
+        let id = id.ok_or(Error::NoDevice(path))?;
+        Ok(Self { cookie, id, links })
+    }
+}
+
+/// Asks from inside, on a thread of its own: a thread that has been elsewhere is not used again.
+fn look_inside(file: File, path: &Path) -> Result<(NetnsCookie, Vec<Inner>), Error> {
+    let inspect = |source| Error::Inspect { path: path.to_owned(), source };
+    let ask = move || -> Result<(NetnsCookie, Vec<Inner>), Error> {
+        setns(file, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| Error::Path { path: path.to_owned(), source: errno.into() })?;
+        let cookie = sys::cookie().map_err(inspect)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(inspect)?;
+        let links = runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(inspect)?;
+            tokio::spawn(connection);
+            links::inner(&handle).await.map_err(|error| inspect(io::Error::other(error)))
+        })?;
+        Ok((cookie, links))
+    };
+    thread::scope(|scope| scope.spawn(ask).join())
+        .unwrap_or_else(|_| Err(inspect(io::Error::other("the thread inside it panicked"))))
+}
+
+/// The node's number for a namespace, if it has one.
+async fn number(node: &mut Handle, file: &File) -> io::Result<Option<i32>> {
+    let descriptor = u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?;
+    let mut question = NsidMessage::default();
+    question.attributes.push(NsidAttribute::Fd(descriptor));
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+    message.header.flags = NLM_F_REQUEST;
+    let mut answers = node.request(message).map_err(io::Error::other)?;
+    while let Some(answer) = answers.next().await {
+        match answer.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) => {
+                let id = answer.attributes.iter().find_map(|attribute| match attribute {
+                    NsidAttribute::Id(id) => Some(*id),
+                    _ => None,
+                });
+                // -1 stands for "none".
+                return Ok(id.filter(|id| *id >= 0));
+            }
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
