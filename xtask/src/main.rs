@@ -5,6 +5,7 @@ mod build_ebpf;
 mod lint;
 mod packages;
 mod shell;
+mod test;
 mod toolchain;
 mod vm;
 
@@ -27,21 +28,20 @@ struct Arguments {
 enum Verb {
     BuildEbpf(build_ebpf::BuildEbpf),
     Lint(lint::Lint),
+    Test(test::Test),
     Vm(vm::Vm),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
-        Verb::BuildEbpf(verb) => verb.run(),
-        Verb::Lint(verb) => verb.run(),
-        // The exit code of what ran in the machine is the answer.
-        Verb::Vm(verb) => match verb.run() {
-            Ok(code) => return code,
-            Err(error) => Err(error),
-        },
+        Verb::BuildEbpf(verb) => verb.run().map(|()| ExitCode::SUCCESS),
+        Verb::Lint(verb) => verb.run().map(|()| ExitCode::SUCCESS),
+        Verb::Test(verb) => verb.run(),
+        Verb::Vm(verb) => verb.run(),
     };
-    let Err(error) = done else {
-        return ExitCode::SUCCESS;
+    let error = match done {
+        Ok(code) => return code,
+        Err(error) => error,
     };
     // Not by returning it: whoever has RUST_BACKTRACE set would look for the cause among our own frames.
     eprintln!("error: {error}");

@@ -67,10 +67,6 @@ pub(crate) struct Outcome {
     /// The payload's exit code; 128 and the signal's number if a signal ended it, as a shell says it.
     pub(crate) exit_code: i32,
     /// What the payload printed, together with warnings that the kernel printed meanwhile.
-    #[expect(
-        dead_code,
-        reason = "for tests that read numbers from it; the verb streams it instead"
-    )]
     pub(crate) output: String,
     /// The whole console.
     pub(crate) console: PathBuf,

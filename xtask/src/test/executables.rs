@@ -1,0 +1,112 @@
+//! The test programs of the workspace.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use super::tally::{self, Counts};
+use crate::shell;
+
+/// What a test program touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Nothing but itself.
+    Host,
+    /// Network namespaces, cgroups and the kernel's programs: needs root, and differs between kernels.
+    Node,
+}
+
+/// A test program.
+#[derive(Clone, Debug)]
+pub(super) struct Executable {
+    /// Package and target, for people.
+    pub(super) name: String,
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// The folder that it expects to be run in.
+    directory: PathBuf,
+    /// What it touches.
+    pub(super) scope: Scope,
+}
+
+/// The agent that the tests run.
+pub(super) fn agent() -> PathBuf {
+    shell::target("debug/sluice")
+}
+
+/// Builds the agent and all tests.
+pub(super) fn build() -> Result<Vec<Executable>> {
+    shell::step("building the agent and the tests");
+    // The fixed place, so that the tests find the agent whatever CARGO_TARGET_DIR says.
+    let target = shell::target("");
+    shell::cargo().env("CARGO_TARGET_DIR", &target).args(["build", "--package", "sluice"]).run()?;
+    let build = ["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"];
+    let messages = shell::cargo().env("CARGO_TARGET_DIR", &target).args(build).read()?;
+    let executables: Vec<Executable> =
+        messages.lines().filter_map(|line| read(line).transpose()).collect::<Result<_>>()?;
+    if executables.is_empty() {
+        bail!("cargo built no test program");
+    }
+    Ok(executables)
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    executable: Option<PathBuf>,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+fn read(line: &str) -> Result<Option<Executable>> {
+    let message: Message = serde_json::from_str(line).context("cargo's message")?;
+    let Message { reason, executable: Some(path), manifest_path: Some(manifest), target: Some(target), profile: Some(profile) } =
+        message
+    else {
+        return Ok(None);
+    };
+    if reason != "compiler-artifact" || !profile.test {
+        return Ok(None);
+    }
+    let directory = manifest.parent().map(Path::to_owned).unwrap_or_default();
+    let package = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Integration tests of the agent and of the bench make namespaces; everything else is pure.
+    let integration = target.kind.iter().any(|kind| kind == "test");
+    let scope = if integration && package != "ebpf" && !target.name.starts_with("pure") { Scope::Node } else { Scope::Host };
+    Ok(Some(Executable { name: format!("{package}/{}", target.name), path, directory, scope }))
+}
+
+impl Executable {
+    /// Runs it here; its output is shown as it comes.
+    pub(super) fn run(&self, filter: Option<&str>) -> Result<Counts> {
+        let mut command = Command::new(&self.path);
+        command.current_dir(&self.directory).env("SLUICE_BIN", agent()).args(filter).stdin(Stdio::null());
+        let output = command
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot start {}", self.path.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        print!("{text}");
+        match tally::read_all(&text).as_slice() {
+            [counts] => Ok(*counts),
+            // It crashed before it could say how it ended.
+            _ => Ok(Counts { failed: 1, ..Counts::default() }),
+        }
+    }
+}

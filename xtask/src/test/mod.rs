@@ -1,0 +1,136 @@
+//! `cargo xtask test`: every test there is, and how many of them ran where.
+
+mod executables;
+mod tally;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+
+use self::{
+    executables::{Executable, Scope},
+    tally::{Counts, Tally},
+};
+use crate::{build_ebpf, packages, shell, vm};
+
+/// How long the tests may take in an emulated machine.
+const VM_TIMEOUT: Duration = Duration::from_secs(25 * 60);
+const VM_MEMORY_MIB: u64 = 1536;
+/// What the tests call inside their namespaces.
+const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+
+/// Run every test: on this machine, and the tests that send packets in virtual machines over several kernels, too.
+///
+/// Tests that send packets make network namespaces and a cgroup of their own, which takes root; without it they run in
+/// the virtual machines alone.
+#[derive(Args)]
+pub(crate) struct Test {
+    /// Do not start virtual machines.
+    #[arg(long, conflicts_with = "kernel")]
+    no_vm: bool,
+    /// Only this kernel: 6.1, 6.12 or latest. May be given more than once.
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Vec<String>,
+    /// Only tests whose names contain this.
+    #[arg(value_name = "NAME")]
+    filter: Option<String>,
+}
+
+impl Test {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let started = Instant::now();
+        packages::ensure(&TOOLS, "the tests that send packets make networks of their own")?;
+        build_ebpf::build()?;
+        let executables = executables::build()?;
+        let mut tally = Tally::default();
+        self.on_host(&executables, &mut tally)?;
+        if !self.no_vm {
+            self.in_machines(&executables, &mut tally)?;
+        }
+        tally.print(started.elapsed());
+        Ok(if tally.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn on_host(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
+        for executable in executables {
+            if executable.scope == Scope::Node && !shell::is_root() {
+                eprintln!("==> {}: needs root, runs in the virtual machines only", executable.name);
+                continue;
+            }
+            shell::step(&format!("{} (this machine)", executable.name));
+            let counts = executable.run(self.filter.as_deref())?;
+            tally.add("this machine", &executable.name, counts);
+        }
+        Ok(())
+    }
+
+    fn in_machines(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
+        let node: Vec<&Executable> = executables.iter().filter(|e| e.scope == Scope::Node).collect();
+        let mut programs: Vec<PathBuf> = node.iter().map(|executable| executable.path.clone()).collect();
+        programs.push(executables::agent());
+        let script = script(&node, self.filter.as_deref())?;
+        let kernels = match self.kernel.as_slice() {
+            [] => vm::kernels::all()?,
+            labels => labels.iter().map(|label| vm::kernels::find(label)).collect::<Result<_>>()?,
+        };
+        for kernel in &kernels {
+            shell::step(&format!("the tests that send packets, on Linux {}", kernel.release));
+            let outcome = vm::run(&vm::Job {
+                name: "test",
+                kernel,
+                programs: &programs,
+                tools: &TOOLS.map(|(tool, _)| tool),
+                files: &[(script.clone(), PathBuf::from("/run-tests"))],
+                command: &["/bin/sh", "/run-tests"],
+                env: &[("SLUICE_BIN", "/usr/local/bin/sluice"), ("CI", "true")],
+                timeout: VM_TIMEOUT,
+                memory_mib: VM_MEMORY_MIB,
+                prefix: Some("    "),
+            })?;
+            let place = format!("Linux {}", kernel.release);
+            let counts = tally::read_all(&outcome.output);
+            ensure!(
+                counts.len() == node.len() || outcome.exit_code != 0,
+                "{} of {} test programs said how they ended on {place}, see {}",
+                counts.len(),
+                node.len(),
+                outcome.console.display()
+            );
+            for (executable, counts) in node.iter().zip(counts) {
+                tally.add(&place, &executable.name, counts);
+            }
+            if outcome.exit_code != 0 {
+                tally.add(&place, "a test program", Counts { failed: 1, ..Counts::default() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shell script that runs the tests in a guest.
+fn script(executables: &[&Executable], filter: Option<&str>) -> Result<PathBuf> {
+    use std::fmt::Write as _;
+    let mut text = String::from("status=0\n");
+    for executable in executables {
+        let file = executable.path.file_name().and_then(|name| name.to_str());
+        let Some(file) = file else { bail!("{} has no name", executable.path.display()) };
+        writeln!(text, "echo '== {}'", executable.name)?;
+        let filter = filter.map(|filter| format!(" '{}'", filter.replace('\'', ""))).unwrap_or_default();
+        writeln!(text, "/usr/local/bin/{file}{filter} --color never || status=1")?;
+    }
+    text.push_str("exit $status\n");
+    let path = shell::target("vm/run-tests.sh");
+    write(&path, &text)?;
+    Ok(path)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    shell::create_parent(path)?;
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
