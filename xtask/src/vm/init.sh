@@ -19,6 +19,9 @@ ln -s /proc/self/fd /dev/fd
 # Programs that make network namespaces expect mounts to be shared, as systemd has them.
 mount --make-rshared /
 
+# Otherwise every new network namespace would begin with a device of each tunnel module that is loaded.
+echo 2 >/proc/sys/net/core/fb_tunnels_only_for_init_net
+
 while read -r module; do
     insmod "$module" || echo "cannot load $module"
 done </vm/modules
@@ -27,8 +30,18 @@ hostname sluice-vm
 ip link set lo up
 ulimit -n 65536
 
-# Defines TAG, the word that marks the lines of this run.
+# Defines TAG, the word that marks the lines of this run, and PATIENCE, the seconds after which it counts as hanging.
 . /vm/settings
+
+# Whoever reads about a hang wants to know who hung, and where in the kernel.
+read -r uptime _ </proc/uptime
+{
+    sleep $((PATIENCE - ${uptime%.*}))
+    echo
+    echo "still running after $PATIENCE s:"
+    ps -o pid,ppid,stat,args | grep -v ' \[.*\]$'
+    echo w >/proc/sysrq-trigger
+} &
 
 echo
 echo "$TAG begin"

@@ -1,6 +1,7 @@
 //! What the guest consists of: busybox and an `init`, the kernel's modules, and the job's own programs and files.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -25,6 +26,9 @@ const TABLES: [(&str, &str); 4] = [
 
 /// Tables of this machine that packet tools read, where it has them.
 const HOST_TABLES: [&str; 3] = ["/etc/protocols", "/etc/services", "/etc/ethertypes"];
+
+/// The time in which a guest that hangs says what it is doing.
+const REPORT: Duration = Duration::from_secs(5);
 
 /// Builds the archive and returns its size in bytes.
 pub(super) fn build(job: &Job<'_>, tag: &Tag, archive: &Path) -> Result<u64> {
@@ -55,7 +59,13 @@ pub(super) fn build(job: &Job<'_>, tag: &Tag, archive: &Path) -> Result<u64> {
         image.host(host, guest)?;
     }
     image.bytes("/init", include_str!("init.sh"), 0o755);
-    image.bytes("/vm/settings", format!("TAG={}\n", tag.as_str()), 0o644);
+    // A little before the host loses its patience too.
+    let patience = job.timeout.saturating_sub(REPORT).max(job.timeout / 2).as_secs();
+    image.bytes(
+        "/vm/settings",
+        format!("TAG={}\nPATIENCE={patience}\n", tag.as_str()),
+        0o644,
+    );
     image.bytes("/vm/payload", script(job.command, job.env), 0o644);
     image.write(archive)
 }

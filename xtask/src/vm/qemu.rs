@@ -157,9 +157,10 @@ impl Machine<'_> {
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let said = fs::read_to_string(self.log.with_extension("qemu.log")).unwrap_or_default();
-                    return Err(
-                        self.failure(&format!("the machine ended without a verdict. {said}"), &console)
-                    );
+                    return Err(self.failure(
+                        &format!("the machine ended without a verdict {}", said.trim()),
+                        &console,
+                    ));
                 }
             };
             log.write_all(&raw)
