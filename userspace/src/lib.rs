@@ -11,4 +11,6 @@ pub mod desired;
 pub mod facts;
 pub mod node;
 pub mod object;
+pub mod objects;
+pub mod problem;
 mod sys;

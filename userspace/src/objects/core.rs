@@ -1,0 +1,239 @@
+//! The core kinds: Node, Namespace, Pod, Service, EndpointSlice.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use k8s_openapi::{
+    api::{core::v1 as api, discovery::v1 as discovery},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::{Invalid, Labels, ObjectName, parse_ip, parse_net};
+use crate::facts::PodName;
+
+/// Annotation of a Pod: path of its network namespace, where no container runtime can be asked for it.
+pub const NETNS_ANNOTATION: &str = "sluice.dev/netns";
+/// Annotation of a Pod in the node's network namespace: path of its cgroup, below the root of the hierarchy.
+pub const CGROUP_ANNOTATION: &str = "sluice.dev/cgroup";
+/// Label of an EndpointSlice: the Service that it belongs to.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// The ranges from which its pods get their addresses.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Its own addresses, `InternalIP` and `ExternalIP`.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace and name.
+    pub name: PodName,
+    /// Its labels.
+    pub labels: Labels,
+    /// The node that it is bound to.
+    pub node: Option<String>,
+    /// Whether it shall use the node's network namespace.
+    pub host_network: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `Succeeded` or `Failed`: it runs no more, and its addresses may be another's.
+    pub finished: bool,
+    /// Where its network namespace is ([`NETNS_ANNOTATION`]).
+    pub netns: Option<PathBuf>,
+    /// Where its cgroup is ([`CGROUP_ANNOTATION`]).
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Pod {
+    /// Whether it runs on this node. One that is bound to no node counts if it says where it is.
+    pub fn is_local(&self, node: &str) -> bool {
+        match &self.node {
+            Some(name) => name == node,
+            None => self.netns.is_some() || self.cgroup.is_some(),
+        }
+    }
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// The addresses that it has inside the cluster.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Which pods it is in front of; `None` if its endpoints are not pods, or somebody else writes them.
+    pub selector: Option<Labels>,
+}
+
+/// Some of the endpoints of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// The name of the Service.
+    pub service: Option<String>,
+    /// The endpoints' addresses; host names are left out.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl TryFrom<api::Node> for Node {
+    type Error = Invalid;
+
+    fn try_from(node: api::Node) -> Result<Self, Invalid> {
+        let spec = node.spec.unwrap_or_default();
+        let cidrs = spec
+            .pod_cidrs
+            .filter(|cidrs| !cidrs.is_empty())
+            .or(spec.pod_cidr.map(|cidr| vec![cidr]));
+        let addresses = node
+            .status
+            .and_then(|status| status.addresses)
+            .unwrap_or_default();
+        Ok(Self {
+            name: name(&node.metadata)?,
+            pod_cidrs: nets("spec.podCIDRs", cidrs.unwrap_or_default())?,
+            addresses: addresses
+                .into_iter()
+                .enumerate()
+                .filter(|(_, address)| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP"))
+                .map(|(index, address)| ip(format!("status.addresses[{index}].address"), &address.address))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl TryFrom<api::Namespace> for Namespace {
+    type Error = Invalid;
+
+    fn try_from(namespace: api::Namespace) -> Result<Self, Invalid> {
+        Ok(Self {
+            name: name(&namespace.metadata)?,
+            labels: namespace.metadata.labels.unwrap_or_default(),
+        })
+    }
+}
+
+impl TryFrom<api::Pod> for Pod {
+    type Error = Invalid;
+
+    fn try_from(pod: api::Pod) -> Result<Self, Invalid> {
+        let ObjectName { namespace, name } = object_name(&pod.metadata)?;
+        let spec = pod.spec.unwrap_or_default();
+        let status = pod.status.unwrap_or_default();
+        let mut annotations = pod.metadata.annotations.unwrap_or_default();
+        let mut addresses = Vec::new();
+        for (index, address) in status.pod_ips.unwrap_or_default().into_iter().enumerate() {
+            addresses.push(ip(format!("status.podIPs[{index}].ip"), &address.ip)?);
+        }
+        if let Some(address) = status.pod_ip.filter(|address| !address.is_empty()) {
+            let address = ip("status.podIP".into(), &address)?;
+            if !addresses.contains(&address) {
+                addresses.insert(0, address);
+            }
+        }
+        Ok(Self {
+            name: PodName { namespace, name },
+            labels: pod.metadata.labels.unwrap_or_default(),
+            node: spec.node_name.filter(|node| !node.is_empty()),
+            host_network: spec.host_network.unwrap_or_default(),
+            addresses,
+            finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            netns: annotations.remove(NETNS_ANNOTATION).map(PathBuf::from),
+            cgroup: annotations.remove(CGROUP_ANNOTATION).map(PathBuf::from),
+        })
+    }
+}
+
+impl TryFrom<api::Service> for Service {
+    type Error = Invalid;
+
+    fn try_from(service: api::Service) -> Result<Self, Invalid> {
+        let spec = service.spec.unwrap_or_default();
+        let listed = spec.cluster_ips.filter(|addresses| !addresses.is_empty());
+        let addresses = listed.unwrap_or_else(|| spec.cluster_ip.into_iter().collect());
+        Ok(Self {
+            name: object_name(&service.metadata)?,
+            cluster_ips: addresses
+                .iter()
+                // A headless Service says "None".
+                .filter(|address| !address.is_empty() && *address != "None")
+                .enumerate()
+                .map(|(index, address)| ip(format!("spec.clusterIPs[{index}]"), address))
+                .collect::<Result<_, _>>()?,
+            selector: spec.selector.filter(|selector| !selector.is_empty()),
+        })
+    }
+}
+
+impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
+    type Error = Invalid;
+
+    fn try_from(slice: discovery::EndpointSlice) -> Result<Self, Invalid> {
+        let mut addresses = Vec::new();
+        if slice.address_type != "FQDN" {
+            for (index, endpoint) in slice.endpoints.unwrap_or_default().iter().enumerate() {
+                for address in &endpoint.addresses {
+                    addresses.push(ip(format!("endpoints[{index}].addresses"), address)?);
+                }
+            }
+        }
+        Ok(Self {
+            name: object_name(&slice.metadata)?,
+            service: slice
+                .metadata
+                .labels
+                .and_then(|mut labels| labels.remove(SERVICE_NAME_LABEL)),
+            addresses,
+        })
+    }
+}
+
+/// The name in an object's metadata.
+fn name(metadata: &ObjectMeta) -> Result<String, Invalid> {
+    match &metadata.name {
+        Some(name) if !name.is_empty() => Ok(name.clone()),
+        Some(_) | None => Err(Invalid::Missing {
+            field: "metadata.name",
+        }),
+    }
+}
+
+/// Namespace and name in a namespaced object's metadata.
+pub(super) fn object_name(metadata: &ObjectMeta) -> Result<ObjectName, Invalid> {
+    let namespace = metadata
+        .namespace
+        .as_deref()
+        .filter(|namespace| !namespace.is_empty());
+    Ok(ObjectName::new(
+        namespace.unwrap_or(DEFAULT_NAMESPACE),
+        name(metadata)?,
+    ))
+}
+
+fn ip(field: String, text: &str) -> Result<IpAddr, Invalid> {
+    parse_ip(text).ok_or_else(|| Invalid::value(field, text, "an IP address"))
+}
+
+fn nets(field: &str, texts: Vec<String>) -> Result<Vec<IpNet>, Invalid> {
+    let read = |(index, text): (usize, String)| match parse_net(&text) {
+        Some(net) => Ok(net.trunc()),
+        None => Err(Invalid::value(format!("{field}[{index}]"), text, "a CIDR prefix")),
+    };
+    texts.into_iter().enumerate().map(read).collect()
+}
