@@ -13,4 +13,5 @@ pub mod node;
 pub mod object;
 pub mod objects;
 pub mod problem;
+pub mod source;
 mod sys;
