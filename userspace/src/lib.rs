@@ -9,6 +9,7 @@
 
 pub mod desired;
 pub mod facts;
+pub mod names;
 pub mod node;
 pub mod object;
 pub mod objects;
