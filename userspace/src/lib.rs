@@ -14,5 +14,6 @@ pub mod node;
 pub mod object;
 pub mod objects;
 pub mod problem;
+pub mod project;
 pub mod source;
 mod sys;

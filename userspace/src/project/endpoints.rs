@@ -1,0 +1,207 @@
+//! The pods of this node: how they are told, and what they are held to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ebpf::{
+    Addr,
+    rules::{Endpoint, Identity, PolicyId},
+};
+
+use super::{
+    Input,
+    numbers::Numbers,
+    permissions::{Held, Table},
+    policies::{Policies, Selecting},
+};
+use crate::{
+    desired::Desired,
+    facts::{Cgroup, IfIndex, PodNetwork},
+    objects::{Mode, OnDeny, Pod, Stored},
+};
+
+/// How many levels of cgroups can be told apart.
+const CGROUP_LEVELS: u32 = u32::BITS;
+
+/// A pod of this node.
+pub(super) struct Local<'a> {
+    pub(super) pod: &'a Stored<Pod>,
+    pub(super) network: Option<&'a PodNetwork>,
+    pub(super) selecting: Vec<Selecting<'a>>,
+    /// `None`: no policy selects it.
+    pub(super) held: Option<Held>,
+    /// Why it is not in the kernel (yet).
+    pub(super) pending: Option<String>,
+}
+
+/// The pods of this node.
+pub(super) struct Endpoints<'a> {
+    pub(super) pods: Vec<Local<'a>>,
+    tables: BTreeMap<Table, PolicyId>,
+}
+
+impl<'a> Endpoints<'a> {
+    pub(super) fn new(input: &Input<'a>, policies: &Policies<'a>) -> Self {
+        let pods = input.stores.pods.values().map(|pod| &**pod);
+        let local = pods.filter(|pod| !pod.finished && pod.is_local(input.node));
+        let mut pods: Vec<_> = local.map(|pod| Local::new(input, policies, pod)).collect();
+        find_twins(&mut pods);
+        let known = pods.iter().filter(|local| local.pending.is_none());
+        let tables: BTreeSet<_> = known
+            .filter_map(|local| local.held.as_ref().map(|held| held.table.clone()))
+            .collect();
+        let mut numbers = Numbers::default();
+        let number = |table: Table| {
+            let policy = PolicyId(numbers.of(&table));
+            (table, policy)
+        };
+        Self {
+            pods,
+            tables: tables.into_iter().map(number).collect(),
+        }
+    }
+
+    /// The combinations of permissions that are in use.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (PolicyId, &Table)> {
+        self.tables.iter().map(|(table, policy)| (*policy, table))
+    }
+
+    /// The number of what a pod is held to.
+    pub(super) fn policy_of(&self, local: &Local<'_>) -> Option<PolicyId> {
+        local
+            .held
+            .as_ref()
+            .and_then(|held| self.tables.get(&held.table).copied())
+    }
+
+    /// Writes them down.
+    pub(super) fn finish(&self, desired: &mut Desired) {
+        for local in self.pods.iter().filter(|local| local.pending.is_none()) {
+            let held = local.held.as_ref().zip(self.policy_of(local));
+            for (identity, endpoint) in local.identities() {
+                desired.endpoints.insert(identity, hold(endpoint, held));
+            }
+            if let Some(PodNetwork::Host(Cgroup { id: _, level })) = local.network {
+                desired.cgroup_levels |= 1 << level;
+            }
+        }
+    }
+}
+
+fn hold(endpoint: Endpoint, held: Option<(&Held, PolicyId)>) -> Endpoint {
+    let Some((held, policy)) = held else {
+        return endpoint;
+    };
+    endpoint
+        .subject_to(policy)
+        .as_gateway(held.gateway)
+        .audited(held.mode == Mode::Audit)
+        .rejecting(held.on_deny == OnDeny::Reject)
+}
+
+impl<'a> Local<'a> {
+    fn new(input: &Input<'a>, policies: &Policies<'a>, pod: &'a Stored<Pod>) -> Self {
+        let mut local = Self {
+            pod,
+            network: None,
+            selecting: Vec::new(),
+            held: None,
+            pending: None,
+        };
+        match input.facts.pods.get(&pod.name) {
+            Some(Ok(network)) => local.network = Some(network),
+            Some(Err(reason)) => local.pending = Some(reason.clone()),
+            None => local.pending = Some("it has not been looked for yet".to_owned()),
+        }
+        if let Some(network) = local.network {
+            local.pending = unusable(network, pod);
+        }
+        // Both must say so: what is on the node's network is exempt unless a policy asks for it.
+        let host = pod.host_network && !matches!(local.network, Some(PodNetwork::Own { .. }));
+        let held = policies.selecting(pod, host).and_then(|selecting| {
+            let held = Held::of(policies, &selecting, pod)?;
+            Ok((selecting, held))
+        });
+        match held {
+            Ok((selecting, held)) => (local.selecting, local.held) = (selecting, held),
+            Err(error) => local.pending = Some(error.to_string()),
+        }
+        local
+    }
+
+    /// How the kernel tells it, with what it knows of it.
+    fn identities(&self) -> Vec<(Identity, Endpoint)> {
+        let address = |v4: bool| {
+            self.pod
+                .addresses
+                .iter()
+                .find(|addr| addr.is_ipv4() == v4)
+                .copied()
+                .map(Addr::from)
+        };
+        match self.network {
+            None => Vec::new(),
+            Some(PodNetwork::Host(Cgroup { id, level: _ })) => {
+                vec![(Identity::Cgroup(*id), Endpoint::new(0, [0; 6], None, None))]
+            }
+            Some(PodNetwork::Own { netns, devices }) => {
+                let endpoint = |device: &crate::facts::PodDevice| {
+                    Endpoint::new(device.index.0, device.mac, address(true), address(false))
+                };
+                let first = devices
+                    .first()
+                    .map(|device| (Identity::Netns(netns.0), endpoint(device)));
+                let each = devices
+                    .iter()
+                    .map(|device| (Identity::Device(device.index.0), endpoint(device)));
+                each.chain(first).collect()
+            }
+        }
+    }
+}
+
+/// Why a pod cannot be told apart from others, or its addresses from others'.
+fn unusable(network: &PodNetwork, pod: &Pod) -> Option<String> {
+    match network {
+        PodNetwork::Own { netns: _, devices } => {
+            if devices.is_empty() {
+                Some("its network namespace has no device on this node".to_owned())
+            } else if devices.iter().any(|device| device.index == IfIndex(0)) {
+                Some("one of its devices has no index on this node".to_owned())
+            } else if pod.addresses.is_empty() {
+                Some("it has no address (status.podIPs)".to_owned())
+            } else {
+                None
+            }
+        }
+        PodNetwork::Host(Cgroup { id: _, level }) if *level >= CGROUP_LEVELS => Some(format!(
+            "its cgroup is {level} levels deep; {} can be told apart",
+            CGROUP_LEVELS - 1
+        )),
+        PodNetwork::Host(_) => None,
+    }
+}
+
+/// Pods that cannot be told apart get no endpoint: nobody shall have what is permitted to another.
+fn find_twins(pods: &mut [Local<'_>]) {
+    let mut owners: BTreeMap<Identity, Vec<usize>> = BTreeMap::new();
+    for (index, local) in pods.iter().enumerate() {
+        for (identity, _) in local.identities() {
+            owners.entry(identity).or_default().push(index);
+        }
+    }
+    for (identity, indices) in owners.into_iter().filter(|(_, indices)| indices.len() > 1) {
+        let names: Vec<_> = indices
+            .iter()
+            .map(|index| pods[*index].pod.name.to_string())
+            .collect();
+        let what = match identity {
+            Identity::Device(_) => "device",
+            Identity::Netns(_) => "network namespace",
+            Identity::Cgroup(_) => "cgroup",
+        };
+        for index in indices {
+            let reason = format!("several pods have the same {what}: {}", names.join(", "));
+            pods[index].pending.get_or_insert(reason);
+        }
+    }
+}
