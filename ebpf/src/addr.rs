@@ -10,104 +10,110 @@ use bytemuck::{Pod, Zeroable};
 /// it sends are judged alike. A mapped address inside a real IPv6 header never gets here: the parser
 /// refuses it.
 ///
-/// Aligned to four bytes, because the kernel's programs compare it word by word.
-#[repr(C, align(4))]
-#[derive(Clone, Copy, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
-pub struct Addr([u8; 16]);
+/// Kept as four words in memory order, because the kernel's programs copy and compare it word by word: octets that
+/// are written one by one and read together stall the processor.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+pub struct Addr([u32; 4]);
 
 /// The third word of an IPv4-mapped address; the first two are zero.
-const MAPPED: u32 = 0xffff;
+const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Addr {
     /// `::`, which stands for "none" where an address is optional.
-    pub const UNSPECIFIED: Self = Self([0; 16]);
+    pub const UNSPECIFIED: Self = Self([0; 4]);
 
     /// An IPv4 address.
     #[inline(always)]
-    pub const fn v4([a, b, c, d]: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        Self([0, 0, MAPPED, u32::from_ne_bytes(octets)])
     }
 
     /// An IPv6 address as it stands.
     #[inline(always)]
-    pub const fn v6(octets: [u8; 16]) -> Self {
-        Self(octets)
+    pub const fn v6(o: [u8; 16]) -> Self {
+        Self([
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+        ])
     }
 
     /// The sixteen octets, in network order.
     #[inline(always)]
     pub const fn octets(&self) -> [u8; 16] {
-        self.0
+        let [a, b, c, d] = self.0;
+        let [a, b, c, d] = [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes()];
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+        ]
     }
 
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        let [a, b, c, _] = self.words();
+        let [a, b, c, _] = self.0;
         a == 0 && b == 0 && c == MAPPED
     }
 
     /// The last four octets: the IPv4 address, if it is one.
     #[inline(always)]
     pub const fn v4_octets(&self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+        self.0[3].to_ne_bytes()
     }
 
-    /// The same as four numbers, most significant first.
+    /// The first octet of the IPv4 address, if it is one.
     #[inline(always)]
-    const fn words(&self) -> [u32; 4] {
-        let o = &self.0;
-        [
-            u32::from_be_bytes([o[0], o[1], o[2], o[3]]),
-            u32::from_be_bytes([o[4], o[5], o[6], o[7]]),
-            u32::from_be_bytes([o[8], o[9], o[10], o[11]]),
-            u32::from_be_bytes([o[12], o[13], o[14], o[15]]),
-        ]
+    const fn v4_first(&self) -> u8 {
+        self.v4_octets()[0]
+    }
+
+    /// The first two octets of the IPv6 address, if it is one.
+    #[inline(always)]
+    pub const fn v6_first(&self) -> [u8; 2] {
+        let [first, second, _, _] = self.0[0].to_ne_bytes();
+        [first, second]
     }
 
     /// `0.0.0.0` or `::`.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
-        let [a, b, c, d] = self.words();
+        let [a, b, c, d] = self.0;
         a == 0 && b == 0 && d == 0 && (c == 0 || c == MAPPED)
     }
 
     /// `127.0.0.0/8` or `::1`.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {
-        let [a, b, c, d] = self.words();
-        a == 0 && b == 0 && ((c == 0 && d == 1) || (c == MAPPED && d >> 24 == 127))
+        const ONE: u32 = 1_u32.to_be();
+        let [a, b, c, d] = self.0;
+        a == 0 && b == 0 && ((c == 0 && d == ONE) || (c == MAPPED && self.v4_first() == 127))
     }
 
     /// `224.0.0.0/4`, `ff00::/8`.
     #[inline(always)]
     pub const fn is_multicast(&self) -> bool {
-        if self.is_v4() { self.0[12] >> 4 == 0xe } else { self.0[0] == 0xff }
+        if self.is_v4() { self.v4_first() >> 4 == 0xe } else { self.v6_first()[0] == 0xff }
     }
 
     /// `255.255.255.255`.
     #[inline(always)]
     pub const fn is_broadcast(&self) -> bool {
-        self.is_v4() && self.words()[3] == u32::MAX
+        self.is_v4() && self.0[3] == u32::MAX
     }
 
     /// Of `240.0.0.0/4` (reserved, RFC 1112 section 4), broadcast left aside.
     #[inline(always)]
     pub const fn is_reserved(&self) -> bool {
-        self.is_v4() && self.0[12] >> 4 == 0xf && !self.is_broadcast()
+        self.is_v4() && self.v4_first() >> 4 == 0xf && !self.is_broadcast()
     }
 
     /// `fe80::/10`: an IPv6 address that has no meaning beyond its link.
     #[inline(always)]
     pub const fn is_v6_link_local(&self) -> bool {
-        self.0[0] == 0xfe && self.0[1] & 0xc0 == 0x80
-    }
-}
-
-impl PartialEq for Addr {
-    #[inline(always)]
-    fn eq(&self, other: &Self) -> bool {
-        self.words() == other.words()
+        let [first, second] = self.v6_first();
+        first == 0xfe && second & 0xc0 == 0x80
     }
 }
 

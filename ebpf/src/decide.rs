@@ -107,8 +107,8 @@ fn check_frame(
 /// `fe80::/10` and `ff02::/16`: no router passes them on.
 #[inline(always)]
 const fn stays_on_link(addr: Addr) -> bool {
-    let octets = addr.octets();
-    addr.is_v6_link_local() || (octets[0] == 0xff && octets[1] & 0x0f == 2)
+    let [first, second] = addr.v6_first();
+    addr.is_v6_link_local() || (first == 0xff && second & 0x0f == 2)
 }
 
 /// Destinations that are refused whatever the rules say.

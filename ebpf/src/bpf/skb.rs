@@ -181,9 +181,12 @@ impl Skb {
 impl Bytes for Skb {
     #[inline(always)]
     fn load<T: Header>(&self, offset: usize) -> Option<T> {
-        let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: the helper checks the bounds of the packet and fills all of `value` or fails; `Header` promises
-        // that any octets make a `T`.
+        // So that fields can be read as words.
+        #[repr(C, align(8))]
+        struct Aligned<T>(T);
+        let mut value = MaybeUninit::<Aligned<T>>::uninit();
+        // SAFETY: the helper checks the bounds of the packet and fills all of the `T` or fails; `Header` promises
+        // that any octets make one.
         unsafe {
             let failed = bpf_skb_load_bytes(
                 self.0.cast(),
@@ -191,7 +194,7 @@ impl Bytes for Skb {
                 value.as_mut_ptr().cast(),
                 size_of::<T>() as u32,
             );
-            (failed == 0).then(|| value.assume_init())
+            (failed == 0).then(|| value.assume_init().0)
         }
     }
 
