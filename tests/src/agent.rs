@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
-use crate::{Bench, PATIENCE, events::Events, manifest::NODE, netns::Netns};
+use crate::{Bench, PATIENCE, bench::UPLINK, events::Events, manifest::NODE, netns::Netns};
 
 /// Path of the agent to test.
 const BINARY: &str = "SLUICE_BIN";
@@ -107,7 +107,8 @@ impl Agent {
             .arg("--bpffs")
             .arg(self.bpffs());
         command.arg("--cgroup-root").arg(&self.cgroup);
-        command.args(["--log", "info,sluice=debug"]);
+        // The bench's uplink is a veth, which looks like a pod's device.
+        command.args(["--uplink", UPLINK, "--log", "info,sluice=debug"]);
         command
     }
 

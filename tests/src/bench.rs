@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::OwnedFd,
     process,
     sync::{
@@ -49,6 +49,13 @@ use addresses::{METADATA, NODE_V4, NODE_V6, REGISTERED, ROUTER_V4, ROUTER_V6, UN
 
 /// Name of the node's uplink.
 pub const UPLINK: &str = "up0";
+/// The outside, as a sender of frames to the node.
+pub const OUTSIDER: Sender = Sender {
+    mac: [2, 0, 0, 0, 0, 1],
+    node_mac: [2, 0, 0, 0, 0, 2],
+    v4: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)),
+    v6: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10)),
+};
 /// Where the sentinel goes.
 const SENTINEL_PORT: u16 = 9;
 
@@ -91,10 +98,11 @@ impl Bench {
 
     fn connect_outside(&self) -> Result<()> {
         let outside = self.outside.name();
+        let (mac, node_mac) = (mac_text(OUTSIDER.mac), mac_text(OUTSIDER.node_mac));
         self.node.run(|| {
             command::ip(&format!(
                 "link set lo up
-link add {UPLINK} type veth peer name eth0 netns {outside}
+link add {UPLINK} address {node_mac} type veth peer name eth0 address {mac} netns {outside}
 addr add {NODE_V4}/24 dev {UPLINK}
 addr add {NODE_V6}/64 dev {UPLINK} nodad
 link set {UPLINK} up
@@ -231,6 +239,15 @@ route add default via fe80::1 dev eth0
     /// Records what arrives outside.
     pub fn capture_outside(&self) -> Result<Capture> {
         Capture::start(&self.outside, "eth0")
+    }
+
+    /// Sends a frame of [`OUTSIDER`] to the node.
+    pub fn send_from_outside(&self, frame: &Frame) -> Result<()> {
+        let socket = self
+            .outside
+            .run(|| sys::packet_socket("eth0", false))?
+            .context("opening a packet socket")?;
+        sys::send(&socket, &frame.bytes()).context("sending a frame from outside")
     }
 
     /// Sends a packet of the node's own to the outside and waits until `capture` has it: everything that was sent

@@ -80,7 +80,7 @@ impl Rig {
         anyhow::bail!("`sluice observe --follow` shows nothing of an allowed packet")
     }
 
-    /// Asserts that `frame`, sent by `pod`, is refused at pod_out for `reason` and does not arrive.
+    /// Asserts that `frame`, sent by `pod`, is refused at `pod_out` for `reason` and does not arrive.
     pub fn refused(&self, pod: &Pod, frame: &Frame, reason: &str) -> Result<Event> {
         self.refused_at("pod_out", pod, frame, reason)
     }
@@ -139,6 +139,15 @@ impl Rig {
                 && event.len > 0
         };
         self.events.wait_for(&what, same)
+    }
+
+    /// Sends octets and waits for the verdict at `pod_out` on a frame between these addresses.
+    pub fn judged_bytes(&self, pod: &Pod, bytes: &[u8], src: IpAddr, dst: IpAddr) -> Result<Event> {
+        self.events.clear();
+        pod.send_bytes(bytes)?;
+        self.events.wait_for(&format!("{src} -> {dst}"), |event| {
+            event.hook == "pod_out" && event.len > 0 && addresses_agree(event, src, dst)
+        })
     }
 
     /// Asserts that no frame with this cookie has arrived outside, once all that was sent has.

@@ -1,7 +1,6 @@
 //! System calls without a safe wrapper: packet sockets and socket options.
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "families and sizes of addresses are small numbers, whose types differ between libc's constants and fields"
 )]
 

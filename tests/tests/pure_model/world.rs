@@ -273,11 +273,11 @@ impl Lookup for Table<'_> {
             protocol: Protocol(flow_of(self.sketch).0),
             ..Tuple::EMPTY
         };
-        let same = (0..=u32::from(u16::MAX)).any(|id| {
+        let same = (0..=u16::MAX).any(|id| {
             let id = if self.sketch.v4 {
-                u32::from((id as u16).to_be())
+                u32::from(id.to_be())
             } else {
-                id.to_be()
+                u32::from(id).to_be()
             };
             *key == FragmentKey::new(self.scope(), &tuple, id)
         });

@@ -81,9 +81,8 @@ fn shape(sketch: &Sketch) -> Result<(), DropReason> {
         (Oddity::None | Oddity::Harmless, _) => {}
         (Oddity::SourceRoute, _) => return Err(DropReason::SourceRoute),
         (Oddity::Strange, true) => return Err(DropReason::Malformed),
-        (Oddity::Strange, false) => return Err(DropReason::HeaderChain),
+        (Oddity::Strange, false) | (Oddity::TooMany, _) => return Err(DropReason::HeaderChain),
         (Oddity::Opaque, _) => return Err(DropReason::UnknownProtocol),
-        (Oddity::TooMany, _) => return Err(DropReason::HeaderChain),
     }
     match sketch.what {
         What::Other { .. } => Err(DropReason::UnknownProtocol),
