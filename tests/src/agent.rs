@@ -27,6 +27,8 @@ pub struct Agent {
     netns: Arc<Netns>,
     state: PathBuf,
     cgroup: PathBuf,
+    arguments: Vec<String>,
+    shows_log: bool,
     directory: TempDir,
     child: Option<Child>,
 }
@@ -47,6 +49,8 @@ impl Agent {
             netns: Arc::clone(bench.node()),
             state: bench.state().path().to_owned(),
             cgroup: bench.cgroup().path().to_owned(),
+            arguments: Vec::new(),
+            shows_log: true,
             directory,
             child: None,
         };
@@ -58,16 +62,37 @@ impl Agent {
         Ok(agent)
     }
 
+    /// With further arguments on its command line.
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self
+    }
+
+    /// Without the end of its log on standard error when it is dropped.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.shows_log = false;
+        self
+    }
+
+    /// Path of the agent's binary.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Where it pins.
     pub fn bpffs(&self) -> PathBuf {
         self.directory.path().join("bpf")
     }
 
-    fn run_dir(&self) -> PathBuf {
+    /// Where it answers.
+    pub fn run_dir(&self) -> PathBuf {
         self.directory.path().join("run")
     }
 
-    fn log(&self) -> PathBuf {
+    /// Where it logs to.
+    pub fn log(&self) -> PathBuf {
         self.directory.path().join("log")
     }
 
@@ -109,6 +134,7 @@ impl Agent {
         command.arg("--cgroup-root").arg(&self.cgroup);
         // The bench's uplink is a veth, which looks like a pod's device.
         command.args(["--uplink", UPLINK, "--log", "info,sluice=debug"]);
+        command.args(&self.arguments);
         command
     }
 
@@ -230,8 +256,10 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Shown by the test harness if the test has failed.
-        eprintln!("the agent's log:\n{}", self.log_tail());
+        if self.shows_log {
+            // Shown by the test harness if the test has failed.
+            eprintln!("the agent's log:\n{}", self.log_tail());
+        }
         let killed = self.kill();
         let detached = self.detach();
         if let (Err(error), _) | (_, Err(error)) = (killed, detached) {
