@@ -2,6 +2,7 @@
 
 mod bpf_linker;
 mod build_ebpf;
+mod demo;
 mod lint;
 mod packages;
 mod shell;
@@ -27,6 +28,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     BuildEbpf(build_ebpf::BuildEbpf),
+    Demo(demo::Demo),
     Lint(lint::Lint),
     Test(test::Test),
     Vm(vm::Vm),
@@ -35,6 +37,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::BuildEbpf(verb) => verb.run().map(|()| ExitCode::SUCCESS),
+        Verb::Demo(verb) => verb.run(),
         Verb::Lint(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Test(verb) => verb.run(),
         Verb::Vm(verb) => verb.run(),

@@ -1,0 +1,102 @@
+//! The demonstration: a cluster of one node on network namespaces, with an egress gateway that is a real Envoy, and
+//! one way out of it. `cargo xtask demo` prepares what it needs and runs it.
+
+mod dns;
+mod judge;
+mod probe;
+mod server;
+mod show;
+mod stage;
+mod standing;
+mod table;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::{
+    stage::{Ingredients, Stage},
+    standing::Standing,
+};
+
+const USAGE: &str =
+    "usage: sluice-demo ENVOY CERTIFICATES EXAMPLE RECORD [--keep]\n       sluice-demo --clean RECORD";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["--clean", record] => standing::clear(record.as_ref()).map(|()| true),
+        [envoy, certificates, example, record, rest @ ..] if rest.is_empty() || rest == ["--keep"] => {
+            let ingredients = Ingredients {
+                envoy: PathBuf::from(envoy),
+                certificates: PathBuf::from(certificates),
+                example: PathBuf::from(example),
+            };
+            demonstrate(&ingredients, record.as_ref(), !rest.is_empty())
+        }
+        _ => bail!(USAGE),
+    }
+}
+
+fn demonstrate(ingredients: &Ingredients, record: &std::path::Path, keep: bool) -> Result<bool> {
+    // Before there is another thread: all of them inherit it, and children do not.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().context("blocking signals")?;
+    standing::clear(record)?;
+    let interrupted = watch(signals);
+
+    let standing = Standing::begin(record)?;
+    let mut stage = Stage::build(ingredients)?;
+    let as_expected = show::play(&mut stage, &interrupted)?;
+    if keep {
+        standing::print_guide(&stage);
+        standing.announce(as_expected)?;
+        while !interrupted.load(Ordering::Relaxed) {
+            thread::park();
+        }
+    }
+    drop(stage);
+    standing.end()?;
+    Ok(as_expected)
+}
+
+/// Turns a signal into a word, so that everything is taken down in order.
+fn watch(signals: SigSet) -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let ours = Arc::clone(&interrupted);
+    let main = thread::current();
+    thread::spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            // Nobody's terminal is needed any more.
+            if signal != Signal::SIGHUP {
+                ours.store(true, Ordering::Relaxed);
+                main.unpark();
+            }
+        }
+    });
+    interrupted
+}
