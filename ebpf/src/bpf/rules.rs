@@ -78,13 +78,16 @@ impl Lookup for Generation {
     #[inline(always)]
     fn groups(&self, addr: Addr) -> GroupSet {
         let key = DestinationKey::new(self.bank, addr);
-        // SAFETY: as in `endpoint`.
-        if let Some(groups) = unsafe { HOSTS.get(key) } {
-            return *groups;
-        }
-        match NETWORKS.get(Key::new(DestinationKey::BITS, key)) {
+        let covering = match NETWORKS.get(Key::new(DestinationKey::BITS, key)) {
+            // What is inside the cluster is that whatever else is said of it, so most packets need no second look.
+            Some(groups) if groups.is_internal() => return *groups,
             Some(groups) => *groups,
             None => GroupSet::EXTERNAL,
+        };
+        // SAFETY: as in `endpoint`.
+        match unsafe { HOSTS.get(key) } {
+            Some(groups) => *groups,
+            None => covering,
         }
     }
 

@@ -51,6 +51,19 @@ impl Protocol {
     }
 }
 
+impl core::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            Self::ICMP => f.write_str("ICMP"),
+            Self::TCP => f.write_str("TCP"),
+            Self::UDP => f.write_str("UDP"),
+            Self::ICMPV6 => f.write_str("ICMPv6"),
+            Self::SCTP => f.write_str("SCTP"),
+            Self(number) => write!(f, "protocol {number}"),
+        }
+    }
+}
+
 /// Who speaks to whom. Ports are numbers; an ICMP echo has its identifier in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
