@@ -23,7 +23,8 @@ pub enum Verdict {
 pub trait Lookup {
     /// The address groups that cover `addr`, by the longest prefix.
     fn groups(&self, addr: Addr) -> GroupSet;
-    /// Whether `policy` permits this protocol and port to destinations of `groups`.
+    /// Whether `policy` permits this protocol and port to destinations of `groups`; with [`Protocol::MARKER`],
+    /// whether it permits any.
     fn permits(&self, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> bool;
     /// The established flow, or else the half-open one.
     fn flow(&self, key: &FlowKey) -> Option<Flow>;
@@ -143,7 +144,7 @@ fn destination<L: Lookup>(lookup: &L, endpoint: &Endpoint, packet: &Packet) -> V
     if !opens(packet.kind) && answers(lookup, &FlowKey::outward(endpoint.device(), tuple)) {
         return Verdict::Allow(AllowReason::Reply);
     }
-    Verdict::Deny(refusal(endpoint, groups))
+    Verdict::Deny(refusal(lookup, endpoint, groups))
 }
 
 /// Whether this is a call, which is never the answer to one.
@@ -193,8 +194,8 @@ fn answers<L: Lookup>(lookup: &L, key: &FlowKey) -> bool {
 }
 
 #[inline(always)]
-fn refusal(endpoint: &Endpoint, groups: GroupSet) -> DropReason {
-    if groups != GroupSet::EXTERNAL {
+fn refusal<L: Lookup>(lookup: &L, endpoint: &Endpoint, groups: GroupSet) -> DropReason {
+    if lookup.permits(endpoint.policy(), groups, Protocol::MARKER, 0) {
         DropReason::Port
     } else if endpoint.is_gateway() {
         DropReason::NotRegistered

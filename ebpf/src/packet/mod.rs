@@ -21,6 +21,9 @@ use crate::{Addr, DropReason};
 pub struct Protocol(pub u8);
 
 impl Protocol {
+    /// The protocol of no packet: with IPv6 the number is that of the hop-by-hop header, and an IPv4 packet that has
+    /// it is refused. A rule for it says that *something* is permitted to a destination.
+    pub const MARKER: Self = Self(0);
     /// ICMP for IPv4.
     pub const ICMP: Self = Self(1);
     /// TCP.

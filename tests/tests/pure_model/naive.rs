@@ -143,10 +143,14 @@ fn by_rules(world: &World, sketch: &Sketch) -> Expected {
     if may_answer(sketch) && has_flow(world, sketch) {
         return Ok(AllowReason::Reply);
     }
-    Err(match class {
-        Some(class) if class != 0 => DropReason::Port,
-        Some(_) | None if world.gateway => DropReason::NotRegistered,
-        Some(_) | None => DropReason::NotGateway,
+    let some = world
+        .rules
+        .iter()
+        .any(|rule| rule.policy == World::policy() && rule.class == class.unwrap_or(0));
+    Err(match (some, world.gateway) {
+        (true, _) => DropReason::Port,
+        (false, true) => DropReason::NotRegistered,
+        (false, false) => DropReason::NotGateway,
     })
 }
 

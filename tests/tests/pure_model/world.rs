@@ -239,13 +239,15 @@ impl Lookup for Table<'_> {
         } else {
             protocol.0
         };
+        let any = protocol == Protocol::MARKER;
         self.world.rules.iter().any(|rule| {
             rule.policy == policy.0
                 && GroupSet::numbered(rule.class) == groups
-                && rule.protocol.is_none_or(|wanted| wanted == number)
-                && rule
-                    .ports
-                    .is_none_or(|(first, last)| (first..=last).contains(&port))
+                && (any || rule.protocol.is_none_or(|wanted| wanted == number))
+                && (any
+                    || rule
+                        .ports
+                        .is_none_or(|(first, last)| (first..=last).contains(&port)))
         })
     }
 

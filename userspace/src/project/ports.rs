@@ -99,6 +99,10 @@ impl PortSet {
             return vec![Ports::Any];
         }
         let mut rules = Vec::new();
+        if !self.is_empty() {
+            // So that a refusal can tell a port that is not permitted from a destination that is not.
+            rules.push(Ports::Protocol(Protocol::MARKER.0));
+        }
         for (protocol, ranges) in self.transports() {
             if *ranges == Ranges::all() {
                 rules.push(Ports::Protocol(protocol.0));
@@ -272,7 +276,8 @@ mod tests {
             port: 80,
             bits: 15,
         };
-        assert_eq!(set.rules(), [range, Ports::Protocol(17), Ports::Protocol(1)]);
+        let some = Ports::Protocol(Protocol::MARKER.0);
+        assert_eq!(set.rules(), [some, range, Ports::Protocol(17), Ports::Protocol(1)]);
         assert_eq!(set.words(), ["80-81/TCP", "UDP", "ICMP"]);
         assert!(set.contains(Protocol::ICMPV6, 0));
         assert_eq!(PortSet::of_exception(Some(&[])).rules(), []);
