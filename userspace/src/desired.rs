@@ -1,6 +1,9 @@
 //! What shall be in the kernel: the result of `project`, the input of `diff`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use ebpf::{
     packet::Protocol,
@@ -77,6 +80,20 @@ impl Ports {
             next += 1 << size;
         }
         ranges
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Any => f.write_str("any"),
+            Self::Protocol(protocol) => write!(f, "any/{}", Protocol(protocol)),
+            Self::Range { protocol, port, bits: 16 } => write!(f, "{port}/{}", Protocol(protocol)),
+            Self::Range { protocol, port, bits } => {
+                let last = u32::from(port) + (1_u32 << 16_u8.saturating_sub(bits)) - 1;
+                write!(f, "{port}-{last}/{}", Protocol(protocol))
+            }
+        }
     }
 }
 

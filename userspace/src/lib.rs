@@ -7,6 +7,10 @@
 //! ```
 #![forbid(unsafe_op_in_unsafe_fn)]
 
+pub mod agent;
+pub mod api;
+pub mod check;
+pub mod cli;
 pub mod desired;
 pub mod facts;
 pub mod names;

@@ -1,2 +1,7 @@
-//! `sluice`: the command.
-fn main() {}
+//! `sluice`: the command. What each verb does is in `cli/`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sluice::cli::run()
+}

@@ -1,6 +1,6 @@
 //! What is inside the cluster, and who says so.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,20 @@ pub enum InternalSource {
     OwnAddress,
     /// The API server answers there.
     ApiServer,
+}
+
+impl fmt::Display for InternalSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configured => "configured",
+            Self::NodePodCidr => "a node's podCIDR",
+            Self::NodeAddress => "a node's address",
+            Self::PodAddress => "a pod's address",
+            Self::ServiceAddress => "a Service's address",
+            Self::OwnAddress => "an address of this node's devices",
+            Self::ApiServer => "the API server",
+        })
+    }
 }
 
 /// A source, and the object in which it is written.

@@ -1,0 +1,144 @@
+//! The agent: one loop that looks, decides and applies, again and again.
+//!
+//! Level-triggered: whatever happens (a file is written, a device appears, a name resolves to another address, somebody
+//! asks) only says "look again". A pass reads everything there is and brings the kernel to it.
+
+mod explain;
+pub(crate) mod lock;
+mod pass;
+mod probe;
+pub mod status;
+mod translate;
+pub mod verdicts;
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use ipnet::IpNet;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
+use tracing::info;
+
+use self::{pass::Agent, status::Status, verdicts::Verdicts};
+use crate::{
+    api::server::{self, Command},
+    names::NameServer,
+    node,
+};
+
+/// What the agent is told at its start.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// Directory of YAML manifests that describe the cluster.
+    #[arg(long, env = "SLUICE_STATE", value_name = "DIR")]
+    pub state: PathBuf,
+    /// Name of this node, as the manifests have it.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node: String,
+    /// Where programs, maps and links are pinned; mounted if it is not on a BPF file system.
+    #[arg(long, env = "SLUICE_BPFFS", default_value = "/sys/fs/bpf/sluice", value_name = "DIR")]
+    pub bpffs: PathBuf,
+    /// The cgroup (v2) below which calls are refused early. Unless it is given: the root, if the agent runs in the network
+    /// namespace of process 1, none otherwise.
+    #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// A device that leaves the node though it looks like a pod's (a veth); may be given more than once.
+    #[arg(long = "uplink", value_name = "DEVICE")]
+    pub uplinks: Vec<String>,
+    /// A range that is inside the cluster though no object says so; may be given more than once.
+    #[arg(long = "internal-cidr", value_name = "CIDR")]
+    pub internal: Vec<IpNet>,
+    /// The DNS server to resolve ServiceEntries' names with, instead of those in /etc/resolv.conf.
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub resolver: Option<NameServer>,
+}
+
+/// The cgroup to hook calls at, if none is named: only a whole node's root, never the root around a node that is but a
+/// network namespace.
+fn default_cgroup_root() -> Option<PathBuf> {
+    let own = fs::metadata("/proc/self/ns/net").ok()?;
+    let first = fs::metadata("/proc/1/ns/net").ok()?;
+    let same = {
+        use std::os::unix::fs::MetadataExt as _;
+        (own.dev(), own.ino()) == (first.dev(), first.ino())
+    };
+    same.then(node::cgroup_mount).flatten()
+}
+
+/// Runs until a signal ends it. What is in the kernel stays there.
+pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()> {
+    let _lock = lock::acquire(&run_dir, &settings.node)?;
+    if settings.cgroup_root.is_none() {
+        settings.cgroup_root = default_cgroup_root();
+    }
+    let listener = server::bind(&run_dir)?;
+    let verdicts = Arc::new(Verdicts::default());
+    let (commands, asked) = mpsc::channel(16);
+    let agent = Agent::start(settings, Arc::clone(&verdicts)).await?;
+    tokio::spawn(server::serve(listener, commands, verdicts));
+
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        () = serve(agent, asked) => {}
+        _ = terminate.recv() => info!("SIGTERM: ending, the rules stay in the kernel"),
+        _ = interrupt.recv() => info!("SIGINT: ending, the rules stay in the kernel"),
+    }
+    Ok(())
+}
+
+/// Somebody who waits for the agent to be ready.
+struct Waiting {
+    until: Instant,
+    answer: oneshot::Sender<Status>,
+}
+
+/// Passes and answers, in turn.
+async fn serve(mut agent: Agent, mut asked: mpsc::Receiver<Command>) {
+    const IMPATIENCE: Duration = Duration::from_millis(50);
+    let mut waiting: Vec<Waiting> = Vec::new();
+    agent.pass().await;
+    loop {
+        if !waiting.is_empty() {
+            waiting = answer_waiting(&agent, waiting);
+        }
+        agent.settle();
+        tokio::select! {
+            () = agent.changed() => agent.pass().await,
+            command = asked.recv() => match command {
+                Some(Command::Status { wait, answer }) => {
+                    agent.pass().await;
+                    waiting.push(Waiting { until: Instant::now() + wait.unwrap_or_default(), answer });
+                }
+                Some(Command::List { what, answer }) => {
+                    // Who asked may have hung up.
+                    let _ = answer.send(agent.list(what));
+                }
+                Some(Command::Explain { question, answer }) => {
+                    let _ = answer.send(agent.explain(&question).map_err(|error| format!("{error:#}")));
+                }
+                None => return,
+            },
+            () = tokio::time::sleep(IMPATIENCE), if !waiting.is_empty() => agent.pass().await,
+        }
+    }
+}
+
+fn answer_waiting(agent: &Agent, waiting: Vec<Waiting>) -> Vec<Waiting> {
+    let status = agent.status();
+    let now = Instant::now();
+    let (done, still): (Vec<_>, Vec<_>) =
+        waiting.into_iter().partition(|who| status.ready || who.until <= now);
+    for who in done {
+        let _ = who.answer.send(status.clone());
+    }
+    still
+}

@@ -1,0 +1,322 @@
+//! One pass: look at everything, decide, bring the kernel to it.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ebpf::rules::{Enforcement, Identity};
+use futures_util::StreamExt as _;
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Settings,
+    status::{Count, Lost, State, Status},
+    translate::{self, Who},
+    verdicts::Verdicts,
+};
+use crate::{
+    dataplane::{self, Dataplane},
+    facts::{Facts, PodName, PodNetwork},
+    names::{Names, Resolver},
+    node::{self, Node, Role, View},
+    problem::{Problem, Severity},
+    project::{Input, Projection, internal, project, wanted_names},
+    source::{Directory, Stores},
+};
+
+/// Everything that the loop owns.
+pub(super) struct Agent {
+    settings: Settings,
+    directory: Directory,
+    resolver: Resolver,
+    node: Node,
+    pub(super) dataplane: Dataplane,
+    allowed_wanted: watch::Receiver<usize>,
+    who: watch::Sender<Arc<Who>>,
+    pub(super) stores: Stores,
+    pub(super) facts: Facts,
+    names: Arc<Names>,
+    pub(super) projection: Projection,
+    status: Status,
+}
+
+impl Agent {
+    /// Opens the source, the node and the kernel. Rules that are in the kernel already stay as they are.
+    pub(super) async fn start(settings: Settings, verdicts: Arc<Verdicts>) -> anyhow::Result<Self> {
+        let directory = Directory::open(&settings.state)?;
+        let node = Node::open()?;
+        let options = dataplane::Options {
+            bpffs: settings.bpffs.clone(),
+            cgroup_root: settings.cgroup_root.clone(),
+        };
+        let mut dataplane = Dataplane::open(&options)?;
+        let resolver = Resolver::start(settings.resolver)?;
+        info!(
+            node = settings.node,
+            state = %settings.state.display(),
+            generation = dataplane.generation().0,
+            cgroup_root = ?settings.cgroup_root,
+            "started",
+        );
+        let (who, _) = watch::channel(Arc::default());
+        let allowed_wanted = verdicts.allowed_wanted();
+        tokio::spawn(forward(dataplane.events()?, who.subscribe(), verdicts));
+        Ok(Self {
+            directory,
+            resolver,
+            node,
+            dataplane,
+            allowed_wanted,
+            who,
+            stores: Stores::default(),
+            facts: Facts::default(),
+            names: Arc::default(),
+            projection: Projection::default(),
+            status: Status {
+                node: settings.node.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..Status::default()
+            },
+            settings,
+        })
+    }
+
+    /// Waits until there is reason for another pass.
+    pub(super) async fn changed(&mut self) {
+        tokio::select! {
+            () = self.directory.changed() => debug!("the source changed"),
+            () = self.node.changed() => debug!("the node changed"),
+            () = self.resolver.changed() => debug!("a name resolves to other addresses"),
+            _ = self.allowed_wanted.changed() => debug!("the number of observers changed"),
+        }
+    }
+
+    /// Looks at everything and brings the kernel to it.
+    pub(super) async fn pass(&mut self) {
+        let mut problems = Vec::new();
+        let view = self.look_at_node(&mut problems).await;
+        // New devices are covered before anything is known about them, but never before there are rules: a program
+        // without rules would drop everything.
+        if self.dataplane.generation().0 > 0 {
+            self.attach(view.as_ref(), &mut problems);
+        }
+        let loaded = self.directory.load();
+        problems.extend(loaded.problems);
+        self.stores = loaded.stores;
+        self.resolver.want(wanted_names(&self.stores));
+        if let Some(view) = &view {
+            self.facts = self.find_pods(view).await;
+        }
+        self.names = self.resolver.names();
+        self.projection = self.with_input(project);
+        problems.extend(self.projection.report.problems.iter().cloned());
+        let applied = self.stores.is_complete() && view.is_some() && self.apply(&mut problems);
+        if applied {
+            self.attach(view.as_ref(), &mut problems);
+        }
+        self.observe(&mut problems);
+        self.tell_who(view.as_ref());
+        self.update_status(view.as_ref(), applied, problems);
+    }
+
+    /// Does what can wait until the rules are in the kernel.
+    pub(super) fn settle(&mut self) {
+        if let Err(error) = tokio::task::block_in_place(|| self.dataplane.settle()) {
+            warn!("{error}; the next change of rules will take longer");
+        }
+    }
+
+    /// Calls `with` with all that rules are made of, as of the last look.
+    pub(super) fn with_input<T>(&self, with: impl FnOnce(&Input<'_>) -> T) -> T {
+        with(&Input {
+            node: &self.settings.node,
+            stores: &self.stores,
+            facts: &self.facts,
+            names: &self.names,
+            internal: &self.settings.internal,
+        })
+    }
+
+    /// The name of this node.
+    pub(super) fn node_name(&self) -> &str {
+        &self.settings.node
+    }
+
+    async fn look_at_node(&self, problems: &mut Vec<Problem>) -> Option<View> {
+        match self.node.look(&self.settings.uplinks).await {
+            Ok(view) => Some(view),
+            Err(error) => {
+                problems.push(Problem::new(Severity::Error, error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn attach(&mut self, view: Option<&View>, problems: &mut Vec<Problem>) {
+        let Some(view) = view else { return };
+        let devices: Vec<dataplane::Device> = view.links.iter().map(device).collect();
+        for error in self.dataplane.sync_devices(&devices) {
+            problems.push(Problem::new(Severity::Error, error.to_string()));
+        }
+    }
+
+    /// Finds where the packets of this node's pods come from.
+    async fn find_pods(&mut self, view: &View) -> Facts {
+        let mut facts = Facts { own_addresses: view.addresses.clone(), pods: BTreeMap::new() };
+        for pod in self.stores.pods.values().filter(|pod| pod.is_local(&self.settings.node) && !pod.finished) {
+            let found = match (&pod.netns, &pod.cgroup) {
+                (_, Some(path)) if pod.host_network => node::cgroup(path).map(PodNetwork::Host),
+                (Some(path), _) if !pod.host_network => self.node.pod(path, view).await,
+                (Some(_) | None, _) => continue,
+            };
+            facts.pods.insert(pod.name.clone(), found.map_err(|error| error.to_string()));
+        }
+        facts
+    }
+
+    /// Loads the rules. `false` if the kernel still has others.
+    fn apply(&mut self, problems: &mut Vec<Problem>) -> bool {
+        let started = Instant::now();
+        match self.dataplane.apply(&self.projection.desired) {
+            Ok(None) => true,
+            Ok(Some(applied)) => {
+                self.status.loaded_at = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|age| age.as_secs());
+                info!(
+                    generation = applied.generation.0,
+                    changes = applied.changes,
+                    microseconds = started.elapsed().as_micros(),
+                    "the kernel has new rules",
+                );
+                true
+            }
+            Err(error) => {
+                let message = format!("{error}; generation {} stays", self.dataplane.generation().0);
+                problems.push(Problem::new(Severity::Error, message));
+                false
+            }
+        }
+    }
+
+    fn observe(&mut self, problems: &mut Vec<Problem>) {
+        let wanted = *self.allowed_wanted.borrow_and_update() > 0;
+        if let Err(error) = self.dataplane.set_observe(wanted) {
+            problems.push(Problem::new(Severity::Warning, error.to_string()));
+        }
+    }
+
+    fn tell_who(&self, view: Option<&View>) {
+        let devices = view.into_iter().flat_map(|view| &view.links);
+        let who = Who {
+            pods: identities(&self.facts),
+            devices: devices.map(|link| (link.index.0, link.name.clone())).collect(),
+        };
+        self.who.send_replace(Arc::new(who));
+    }
+
+    fn update_status(&mut self, view: Option<&View>, applied: bool, mut problems: Vec<Problem>) {
+        problems.sort();
+        problems.dedup();
+        let known = std::mem::take(&mut self.status.problems);
+        for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+            match problem.severity {
+                Severity::Error => error!("{problem}"),
+                Severity::Warning => warn!("{problem}"),
+                Severity::Info => info!("{problem}"),
+            }
+        }
+        let broken = !applied || problems.iter().any(|problem| problem.severity == Severity::Error);
+        let internal = self.internal();
+        let desired = &self.projection.desired;
+        let generation = self.dataplane.generation().0;
+        self.status.state = match desired.enforcement {
+            _ if generation == 0 => State::Starting,
+            _ if broken => State::Degraded,
+            Enforcement::Off => State::Idle,
+            Enforcement::Audit => State::Auditing,
+            Enforcement::Enforce => State::Enforcing,
+        };
+        self.status.ready = applied && !broken;
+        self.status.generation = generation;
+        self.status.endpoints = self.projection.report.endpoints.iter().filter(|endpoint| endpoint.pending.is_none()).count();
+        self.status.destinations = desired.destinations.len();
+        self.status.rules = desired.rules.len();
+        self.status.policies = self.stores.policies.keys().cloned().collect();
+        self.status.internal = internal;
+        self.status.ignored = self.stores.ignored.iter().map(|(kind, &count)| (format!("{} {}", kind.api_version, kind.kind), count)).collect();
+        self.status.devices = view.into_iter().flat_map(|view| &view.links).map(|link| super::status::Device {
+            index: link.index.0,
+            name: link.name.clone(),
+            role: match link.role { Role::Pod => "pod", Role::Uplink => "uplink" }.to_owned(),
+        }).collect();
+        self.status.problems = problems;
+    }
+
+    /// The ranges inside the cluster that are more than one address, by where they come from; there may be thousands of
+    /// single addresses, which `explain` knows.
+    fn internal(&self) -> BTreeMap<String, String> {
+        let ranges = self.with_input(internal);
+        let networks = ranges.iter().filter(|range| range.range.prefix_len() < range.range.max_prefix_len());
+        networks.map(|range| (range.range.to_string(), range.source.to_string())).collect()
+    }
+
+    /// How the agent is, with the counters as they are now.
+    pub(super) fn status(&self) -> Status {
+        let mut status = self.status.clone();
+        match self.dataplane.counters() {
+            Ok(counters) => {
+                status.lost = Lost { events: counters.lost_events, flows: counters.lost_flows };
+                status.counters = counters.packets.into_iter().map(|(hook, outcome, packets)| {
+                    let (verdict, reason) = translate::words(outcome);
+                    Count { hook: hook.word().to_owned(), verdict: verdict.to_string(), reason: reason.to_owned(), packets }
+                }).collect();
+            }
+            Err(error) => status.problems.push(Problem::new(Severity::Warning, error.to_string())),
+        }
+        status.repairs = self.dataplane.repairs();
+        status
+    }
+}
+
+/// How the kernel tells the pods of this node.
+fn identities(facts: &Facts) -> BTreeMap<Identity, PodName> {
+    let mut identities = BTreeMap::new();
+    for (pod, network) in &facts.pods {
+        match network {
+            Ok(PodNetwork::Own { netns, devices }) => {
+                identities.insert(Identity::Netns(netns.0), pod.clone());
+                identities.extend(devices.iter().map(|device| (Identity::Device(device.index.0), pod.clone())));
+            }
+            Ok(PodNetwork::Host(cgroup)) => {
+                identities.insert(Identity::Cgroup(cgroup.id), pod.clone());
+            }
+            Err(_) => {}
+        }
+    }
+    identities
+}
+
+fn device(link: &node::Link) -> dataplane::Device {
+    dataplane::Device {
+        index: link.index,
+        name: link.name.clone(),
+        role: match link.role {
+            Role::Pod => dataplane::Role::Pod,
+            Role::Uplink => dataplane::Role::Uplink,
+        },
+        ethernet: link.ethernet,
+    }
+}
+
+/// Carries events from the kernel to whoever observes.
+async fn forward(mut events: dataplane::Events, who: watch::Receiver<Arc<Who>>, verdicts: Arc<Verdicts>) {
+    while let Some(event) = events.next().await {
+        let who = Arc::clone(&who.borrow());
+        match translate::verdict(&event, &who) {
+            Some(verdict) => verdicts.push(verdict),
+            None => warn!("an event of a version that this agent does not know"),
+        }
+    }
+}

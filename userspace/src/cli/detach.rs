@@ -1,0 +1,32 @@
+//! `sluice detach`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use super::{Common, Format, output};
+use crate::{agent::lock, dataplane};
+
+/// Take everything away that sluice has attached, and all of its rules: nothing is enforced from then on.
+///
+/// The agent must have ended. What an agent leaves behind when it ends stays until this.
+#[derive(Debug, Args)]
+pub(super) struct Detach {
+    /// Where the agent pinned its programs, maps and links.
+    #[arg(long, env = "SLUICE_BPFFS", default_value = "/sys/fs/bpf/sluice", value_name = "DIR")]
+    bpffs: PathBuf,
+}
+
+impl Detach {
+    pub(super) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+        let _lock = lock::acquire(&common.run_dir, "detach")?;
+        let options = dataplane::Options { bpffs: self.bpffs.clone(), cgroup_root: None };
+        let removed = dataplane::detach(&options)?;
+        match common.output {
+            Format::Json => output::json(&removed)?,
+            Format::Table if removed.is_empty() => println!("nothing was attached"),
+            Format::Table => removed.iter().for_each(|line| println!("removed {line}")),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

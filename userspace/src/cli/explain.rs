@@ -1,0 +1,90 @@
+//! `sluice explain`
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Common, DENIED, Format, output};
+use crate::{
+    api::{Destination, Explanation, Kind, Question, Request, client},
+    facts::PodName,
+};
+
+/// Say what would become of a packet, and why: the rule, its object, its generation.
+///
+/// The answer is what the kernel does, because it is computed by the same function on the kernel's own maps.
+/// Exit code 3 if the packet would be denied.
+///
+/// Examples:
+///
+///     sluice explain shop/web 203.0.113.5:443
+///     sluice explain shop/web [2001:db8::5]:53/udp --live
+///     sluice explain shop/web 203.0.113.5/icmp -o json
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Explain {
+    /// The pod, as NAMESPACE/NAME.
+    #[arg(value_parser = pod_name, value_name = "NS/POD")]
+    pod: PodName,
+    /// The destination.
+    #[arg(value_name = "IP[:PORT][/PROTO]")]
+    destination: Destination,
+    /// Replay the packet through the live program, too, and compare.
+    #[arg(long)]
+    live: bool,
+}
+
+/// Reads NAMESPACE/NAME.
+pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(PodName { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        Some(_) | None => Err(format!("`{text}` is no NAMESPACE/NAME")),
+    }
+}
+
+impl Explain {
+    pub(super) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+        let question = Question { pod: self.pod.clone(), destination: self.destination, live: self.live };
+        let answer: Explanation = client::ask_one(&common.run_dir, &Request::Explain(question))?;
+        match common.output {
+            Format::Json => output::json(&answer)?,
+            Format::Table => print(&answer).context("cannot print")?,
+        }
+        if let Some(live) = &answer.live {
+            let same = live.reason == answer.reason && live.verdict == answer.verdict;
+            anyhow::ensure!(
+                same || live.generation != answer.generation,
+                "the live program says {} ({}), the function {} ({}): this is a bug in sluice",
+                live.verdict, live.reason, answer.verdict, answer.reason,
+            );
+        }
+        Ok(match answer.verdict {
+            Kind::Allow | Kind::Audit => ExitCode::SUCCESS,
+            Kind::Deny => ExitCode::from(DENIED),
+        })
+    }
+}
+
+fn print(answer: &Explanation) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    let word = match answer.verdict {
+        Kind::Allow => "ALLOWED",
+        Kind::Deny => "DENIED",
+        Kind::Audit => "ALLOWED, but audited: enforcement would deny it",
+    };
+    writeln!(out, "{word}: {} -> {}", answer.pod, answer.destination)?;
+    writeln!(out, "  reason       {}: {}", answer.reason, answer.explanation)?;
+    for cause in &answer.because {
+        let origin = cause.origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();
+        writeln!(out, "  because      {}{origin}: {}", cause.object, cause.says)?;
+    }
+    writeln!(out, "  generation   {}", answer.generation)?;
+    if let Some(live) = &answer.live {
+        writeln!(out, "  live program {} ({}), generation {}", live.verdict, live.reason, live.generation)?;
+    }
+    Ok(())
+}
