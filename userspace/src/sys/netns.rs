@@ -1,16 +1,11 @@
 //! The cookie of a network namespace.
 
-use std::{
-    io,
-    mem::size_of,
-    net::UdpSocket,
-    os::fd::AsRawFd as _,
-};
+use std::{io, mem::size_of, net::UdpSocket, os::fd::AsRawFd as _};
 
 use crate::facts::NetnsCookie;
 
 /// The cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
-pub fn cookie() -> io::Result<NetnsCookie> {
+pub(crate) fn cookie() -> io::Result<NetnsCookie> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     let mut cookie: u64 = 0;
     let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
@@ -25,5 +20,9 @@ pub fn cookie() -> io::Result<NetnsCookie> {
             &raw mut len,
         )
     };
-    if failed == 0 { Ok(NetnsCookie(cookie)) } else { Err(io::Error::last_os_error()) }
+    if failed == 0 {
+        Ok(NetnsCookie(cookie))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

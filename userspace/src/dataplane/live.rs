@@ -1,0 +1,121 @@
+//! The rules and flows as the kernel has them, for the same decision on the host.
+
+use std::cell::OnceCell;
+
+use aya::maps::{MapError, lpm_trie::Key};
+use ebpf::{
+    Addr,
+    decide::Lookup,
+    flow::{Flow, FlowKey, FragmentKey},
+    packet::Protocol,
+    rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, PolicyId, RuleKey},
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    Error, Generation,
+    maps::{FlowMaps, RuleMaps},
+};
+use crate::sys::Shared;
+
+/// The generation that was active when this was made; it serves all look-ups.
+pub struct Live<'a> {
+    pub(super) rules: &'a RuleMaps,
+    pub(super) flows: &'a FlowMaps,
+    bank: Bank,
+    header: Header,
+    failed: OnceCell<Error>,
+}
+
+impl<'a> Live<'a> {
+    pub(super) fn new(rules: &'a RuleMaps, flows: &'a FlowMaps) -> Result<Self, Error> {
+        let (bank, header) = rules.active()?;
+        Ok(Self {
+            rules,
+            flows,
+            bank,
+            header,
+            failed: OnceCell::new(),
+        })
+    }
+
+    /// Which generation this is.
+    pub fn generation(&self) -> Generation {
+        Generation(self.header.generation())
+    }
+
+    /// What is true for the whole generation.
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// What the programs know of a local pod.
+    pub fn endpoint(&self, identity: Identity) -> Result<Option<Endpoint>, Error> {
+        let key = Shared(EndpointKey::new(self.bank, identity));
+        let found = absent_is_none("ENDPOINTS", self.rules.endpoints.get(&key, 0))?;
+        Ok(found.map(|Shared(endpoint)| endpoint))
+    }
+
+    /// Whether every look-up so far could be made. The decision asks for rules and cannot be told of an error: a
+    /// look-up that fails finds nothing, so before a verdict is believed this has to be asked.
+    pub fn check(self) -> Result<(), Error> {
+        self.failed.into_inner().map_or(Ok(()), Err)
+    }
+
+    fn look<T>(&self, map: &'static str, found: Result<T, MapError>) -> Option<T> {
+        absent_is_none(map, found).unwrap_or_else(|error| {
+            // The first one is enough.
+            let _ = self.failed.set(error);
+            None
+        })
+    }
+}
+
+fn absent_is_none<T>(map: &'static str, found: Result<T, MapError>) -> Result<Option<T>, Error> {
+    match found {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(source) => Err(Error::map(map, source)),
+    }
+}
+
+impl Lookup for Live<'_> {
+    fn groups(&self, addr: Addr) -> GroupSet {
+        let key = Shared(DestinationKey::new(self.bank, addr));
+        let network = || {
+            self.look(
+                "NETWORKS",
+                self.rules.networks.get(&Key::new(DestinationKey::BITS, key), 0),
+            )
+        };
+        let found = self.look("HOSTS", self.rules.hosts.get(&key, 0)).or_else(network);
+        found.map_or(GroupSet::EXTERNAL, |Shared(groups)| groups)
+    }
+
+    fn permits(&self, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> bool {
+        let key = Shared(RuleKey::new(self.bank, policy, groups, protocol, port));
+        self.look("RULES", self.rules.rules.get(&Key::new(RuleKey::BITS, key), 0))
+            .is_some()
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+        let key = Shared(*key);
+        let half_open = || self.look("HALF_OPEN", self.flows.half_open.get(&key, 0));
+        let flow = self
+            .look("ESTABLISHED", self.flows.established.get(&key, 0))
+            .or_else(half_open);
+        flow.map(|Shared(flow)| flow)
+    }
+
+    fn first_fragment(&self, key: &FragmentKey) -> Option<u64> {
+        self.look("FRAGMENTS", self.flows.fragments.get(&Shared(*key), 0))
+    }
+
+    fn now_ns(&self) -> u64 {
+        // `bpf_ktime_get_ns` is this clock.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map(std::time::Duration::from)
+            .unwrap_or_default();
+        u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    }
+}

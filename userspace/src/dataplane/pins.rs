@@ -1,0 +1,180 @@
+//! Where everything is pinned, so that it outlives the agent.
+//!
+//! ```text
+//! <bpffs>/mounted           this directory is a bpffs that we mounted
+//! <bpffs>/v1/maps/RULES
+//! <bpffs>/v1/programs/pod_out
+//! <bpffs>/v1/links/7-pod_out      by device; clsact filters have a directory of that name as a note
+//! <bpffs>/v1/links/cgroup-connect4
+//! ```
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use ebpf::rules::ABI;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::Error;
+use crate::facts::IfIndex;
+
+/// Names in a bpffs have no dots (`bpf_lookup` in `kernel/bpf/inode.c`).
+const MOUNTED: &str = "mounted";
+
+/// The directories of one ABI version.
+#[derive(Clone, Debug)]
+pub(super) struct Pins {
+    bpffs: PathBuf,
+}
+
+impl Pins {
+    pub(super) fn new(bpffs: &Path) -> Self {
+        Self {
+            bpffs: bpffs.to_owned(),
+        }
+    }
+
+    pub(super) fn mounted(&self) -> PathBuf {
+        self.bpffs.join(MOUNTED)
+    }
+
+    fn version(&self) -> PathBuf {
+        self.bpffs.join(format!("v{ABI}"))
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.version().join("maps").join(name)
+    }
+
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.version().join("programs").join(name)
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    pub(super) fn device_link(&self, device: IfIndex, hook: &str) -> PathBuf {
+        self.links().join(format!("{}-{hook}", device.0))
+    }
+
+    pub(super) fn cgroup_link(&self, hook: &str) -> PathBuf {
+        self.links().join(format!("cgroup-{hook}"))
+    }
+
+    /// Makes the directories, on a bpffs.
+    pub(super) fn prepare(&self) -> Result<(), Error> {
+        make_dir(&self.bpffs)?;
+        if !is_bpffs(&self.bpffs)? {
+            mount(
+                Some("bpf"),
+                &self.bpffs,
+                Some("bpf"),
+                MsFlags::empty(),
+                Some("mode=0700"),
+            )
+            .map_err(|errno| Error::Mount {
+                path: self.bpffs.clone(),
+                source: errno.into(),
+            })?;
+            make_dir(&self.mounted())?;
+        }
+        for name in ["maps", "programs", "links"] {
+            make_dir(&self.version().join(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// The device and the hook of a pin, by its name.
+pub(super) fn parse_device_link(name: &str) -> Option<(IfIndex, &str)> {
+    let (index, hook) = name.split_once('-')?;
+    Some((IfIndex(index.parse().ok()?), hook))
+}
+
+/// Whether `path` is on a bpffs.
+pub(super) fn is_bpffs(path: &Path) -> Result<bool, Error> {
+    match statfs(path) {
+        Ok(stat) => Ok(stat.filesystem_type() == BPF_FS_MAGIC),
+        Err(errno) => Err(Error::Directory {
+            path: path.to_owned(),
+            source: errno.into(),
+        }),
+    }
+}
+
+/// Makes a directory and those above it, for root alone.
+pub(super) fn make_dir(path: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| Error::Directory {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// Removes a pin, if it is there.
+pub(super) fn remove(path: &Path) -> Result<bool, Error> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Pin {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// The names in a directory; none if it is not there.
+pub(super) fn names(path: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(Error::Directory {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| Error::Directory {
+            path: path.to_owned(),
+            source,
+        })?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_pin_reads_back() {
+        let pins = Pins::new(Path::new("/x"));
+        let path = pins.device_link(IfIndex(7), "node_out_ip");
+        assert_eq!(path, Path::new("/x/v1/links/7-node_out_ip"));
+        assert_eq!(
+            parse_device_link("7-node_out_ip"),
+            Some((IfIndex(7), "node_out_ip"))
+        );
+        assert_eq!(parse_device_link("cgroup-connect4"), None);
+    }
+}
