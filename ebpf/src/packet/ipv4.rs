@@ -28,9 +28,10 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     if ip.vihl >> 4 != 4 || header_len < size_of::<Ipv4Hdr>() {
         return Err(DropReason::Malformed);
     }
-    // A GSO packet beyond 64 KiB ("BIG TCP") has 0 here and its length in the buffer alone.
+    // A GSO packet beyond 64 KiB ("BIG TCP") has 0 here and its length in the buffer alone. No other may.
     let total_len = usize::from(u16::from_be_bytes(ip.tot_len));
-    if total_len != 0 && total_len < header_len {
+    let big = total_len == 0 && bytes.len() > usize::from(u16::MAX);
+    if total_len < header_len && !big {
         return Err(DropReason::Malformed);
     }
     if offset + total_len > bytes.len() {

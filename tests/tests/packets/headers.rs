@@ -144,6 +144,13 @@ fn frames_that_lie_about_themselves_are_refused() -> Result<()> {
             );
             rig.did_not_arrive(frame.cookie())?;
         }
+        if dst.is_ipv4() {
+            // A length of nothing, which only the largest packets may have.
+            let mut bytes = sound.clone();
+            bytes[16..18].copy_from_slice(&[0, 0]);
+            let event = rig.judged_bytes(gateway, &bytes, frame.src(), dst)?;
+            assert_eq!(event.reason, "malformed");
+        }
         // Neither IP nor ARP: MPLS, PPPoE, 802.3 lengths, an experimental one.
         for ether_type in [0x8847_u16, 0x8864, 100, 0x88b5] {
             let mut bytes = sound.clone();
