@@ -9,6 +9,8 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::sys;
+
 /// Why this agent may not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -19,6 +21,15 @@ pub(crate) enum Error {
         path: PathBuf,
         /// Who.
         holder: String,
+    },
+    /// It was taken last in another network namespace: on another node.
+    #[error(
+        "{path} belongs to an agent in another network namespace; do this in that one (nsenter --net=…), or name \
+         another --run-dir"
+    )]
+    OtherNode {
+        /// The note of the namespace.
+        path: PathBuf,
     },
     /// The lock cannot be had.
     #[error("cannot lock {path}: {source} (the run directory has to be writable; agents run as root)")]
@@ -36,7 +47,8 @@ pub(crate) struct Lock {
     _file: Flock<File>,
 }
 
-/// Makes the run directory, for root alone, and locks it.
+/// Makes the run directory, for root alone, and locks it. A run directory belongs to one node for as long as something
+/// of an agent is left in the kernel.
 pub(crate) fn acquire(run_dir: &Path, node: &str) -> Result<Lock, Error> {
     let path = run_dir.join("lock");
     let io = |source| Error::Io { path: path.clone(), source };
@@ -54,6 +66,7 @@ pub(crate) fn acquire(run_dir: &Path, node: &str) -> Result<Lock, Error> {
             file.set_len(0).map_err(io)?;
             file.rewind().map_err(io)?;
             write!(file, "process {} for node {node}", std::process::id()).map_err(io)?;
+            check_node(run_dir)?;
             Ok(Lock { _file: file })
         }
         Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -63,6 +76,26 @@ pub(crate) fn acquire(run_dir: &Path, node: &str) -> Result<Lock, Error> {
         }
         Err((_, errno)) => Err(io(errno.into())),
     }
+}
+
+/// Name of the note that says in which network namespace the agent ran.
+const NETNS: &str = "netns";
+
+fn check_node(run_dir: &Path) -> Result<(), Error> {
+    let path = run_dir.join(NETNS);
+    let io = |source| Error::Io { path: path.clone(), source };
+    let own = sys::cookie().map_err(io)?.0.to_string();
+    match fs::read_to_string(&path) {
+        Ok(noted) if noted != own => Err(Error::OtherNode { path }),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::write(&path, own).map_err(io),
+        Err(error) => Err(io(error)),
+    }
+}
+
+/// Gives the run directory up, once nothing of an agent is left in the kernel.
+pub(crate) fn release(run_dir: &Path) -> io::Result<()> {
+    fs::remove_file(run_dir.join(NETNS))
 }
 
 #[cfg(test)]

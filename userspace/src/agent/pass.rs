@@ -52,7 +52,7 @@ impl Agent {
             bpffs: settings.bpffs.clone(),
             cgroup_root: settings.cgroup_root.clone(),
         };
-        let mut dataplane = Dataplane::open(&options)?;
+        let dataplane = Dataplane::open(&options)?;
         let resolver = Resolver::start(settings.resolver)?;
         info!(
             node = settings.node,

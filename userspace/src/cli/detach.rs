@@ -9,7 +9,8 @@ use crate::{agent::lock, dataplane};
 
 /// Take everything away that sluice has attached, and all of its rules: nothing is enforced from then on.
 ///
-/// The agent must have ended. What an agent leaves behind when it ends stays until this.
+/// The agent must have ended; what it leaves in the kernel stays until this. To be run in the node's network
+/// namespace, as the agent was.
 #[derive(Debug, Args)]
 pub(super) struct Detach {
     /// Where the agent pinned its programs, maps and links.
@@ -22,6 +23,7 @@ impl Detach {
         let _lock = lock::acquire(&common.run_dir, "detach")?;
         let options = dataplane::Options { bpffs: self.bpffs.clone(), cgroup_root: None };
         let removed = dataplane::detach(&options)?;
+        lock::release(&common.run_dir)?;
         match common.output {
             Format::Json => output::json(&removed)?,
             Format::Table if removed.is_empty() => println!("nothing was attached"),
