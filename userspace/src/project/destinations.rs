@@ -53,7 +53,7 @@ enum Change {
 pub(super) struct Covered {
     /// For `Desired`: only those that differ from what covers them.
     pub(super) prefixes: BTreeMap<IpNet, GroupSet>,
-    /// Every set of groups that was met, the empty one aside.
+    /// Every set of groups outside the cluster: that of no group, and all that were met.
     pub(super) sets: Vec<(GroupSet, Vec<Group>)>,
 }
 
@@ -203,9 +203,8 @@ impl Sets {
                 .map(|GroupId(id)| groups[id as usize - 1].clone())
                 .collect()
         };
-        members
-            .into_iter()
-            .skip(2)
+        let external = members.into_iter().filter(|(number, _)| !number.is_internal());
+        external
             .map(|(number, members)| (number, content(members)))
             .collect()
     }
