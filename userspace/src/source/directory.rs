@@ -14,21 +14,16 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    document::{Document, chunks},
-    stores::{AnyObject, Stores, UnknownKind},
+    file::{Content, MAX_ERRORS, duplicate},
+    stores::{AnyObject, Stores},
     watch::Watch,
 };
-use crate::{
-    objects::ObjectRef,
-    problem::{Origin, Problem, Severity},
-};
+use crate::problem::{Origin, Problem, Severity};
 
 /// How long events are gathered, so that a change of several files is one.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// How often a directory that has vanished is looked for.
 const RETRY: Duration = Duration::from_millis(500);
-/// How many errors of one file are told of.
-const MAX_ERRORS: usize = 20;
 
 /// The directory cannot be a source.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +71,6 @@ struct File {
     hash: Option<u64>,
     /// Its last good content.
     good: Option<Arc<Content>>,
-}
-
-/// The documents of a file.
-#[derive(Debug, Default)]
-struct Content {
-    objects: Vec<AnyObject>,
-    ignored: BTreeMap<UnknownKind, usize>,
 }
 
 /// What the files in the directory hold at this moment.
@@ -151,6 +139,7 @@ impl Directory {
     /// Reads what has changed and returns everything. Blocks, as reading files does.
     pub fn load(&mut self) -> Loaded {
         let mut problems = Vec::new();
+        self.watch.drain(&self.path);
         self.lost |= self.watch.is_lost();
         if let Err(error) = self.watch.ensure(&self.path) {
             let message = format!(
@@ -159,7 +148,6 @@ impl Directory {
             );
             problems.push(Problem::new(Severity::Error, message));
         }
-        self.watch.drain(&self.path);
         let names = match self.names() {
             Ok(names) => names,
             Err(message) => {
@@ -233,7 +221,8 @@ impl Directory {
         if self.files.get(name).is_some_and(|file| file.hash == Some(hash)) {
             return Look::Unchanged;
         }
-        match read(&path, &bytes) {
+        let last = self.files.get(name).and_then(|file| file.good.as_deref());
+        match Content::read(&path, &bytes, last, &self.hasher) {
             Ok(content) => Look::New { hash, content },
             Err(problems) => Look::Broken(problems),
         }
@@ -307,45 +296,6 @@ fn is_yaml(name: &OsStr) -> bool {
     let hidden = name.as_encoded_bytes().starts_with(b".");
     let extension = Path::new(name).extension();
     !hidden && extension.is_some_and(|extension| extension == "yaml" || extension == "yml")
-}
-
-/// Reads all documents of a file, or finds everything that is wrong with them.
-fn read(path: &Arc<Path>, bytes: &[u8]) -> Result<Content, Vec<Problem>> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count() as u64;
-        let problem = Problem::new(Severity::Error, "is not UTF-8 text");
-        vec![problem.at(Origin::line(path.clone(), line))]
-    })?;
-    let mut content = Content::default();
-    let mut places: BTreeMap<ObjectRef, Origin> = BTreeMap::new();
-    let mut problems = Vec::new();
-    for chunk in chunks(text) {
-        match chunk.read(path) {
-            Ok(Document::Unknown(kind)) => *content.ignored.entry(kind).or_default() += 1,
-            Ok(Document::Object(object)) => {
-                match places.insert(object.reference(), object.origin().clone()) {
-                    Some(first) => problems.push(duplicate(&object, &first)),
-                    None => content.objects.push(object),
-                }
-            }
-            Err((origin, error)) => {
-                problems.push(Problem::new(Severity::Error, error.to_string()).at(origin));
-            }
-        }
-    }
-    problems.truncate(MAX_ERRORS);
-    if problems.is_empty() {
-        Ok(content)
-    } else {
-        Err(problems)
-    }
-}
-
-fn duplicate(object: &AnyObject, first: &Origin) -> Problem {
-    let message = format!("is in {first} already; an object may be in one place only");
-    Problem::new(Severity::Error, message)
-        .about(object.reference())
-        .at(object.origin().clone())
 }
 
 fn clashes(stores: &Stores, content: &Content) -> Vec<Problem> {

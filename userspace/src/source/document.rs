@@ -95,7 +95,7 @@ impl Chunk<'_> {
     }
 
     /// The line of the object's first word.
-    fn object_line(&self) -> u64 {
+    pub(super) fn object_line(&self) -> u64 {
         let is_content = |line: &str| {
             let line = line.trim();
             !line.is_empty() && !line.starts_with('#') && !is_marker(line)
@@ -208,10 +208,23 @@ fn options() -> Options {
 
 /// The error's words without its place, which is told apart from them.
 fn message(error: &serde_saphyr::Error) -> String {
+    if let serde_saphyr::Error::InvalidScalar { ty, .. } = error {
+        return format!("expected {}", scalar_words(ty));
+    }
     let text = error.render_with_formatter(&UserMessageFormatter);
     match text.rfind(" at line ") {
         Some(end) => text[..end].to_owned(),
         None => text,
+    }
+}
+
+/// What a type of Rust means to somebody who writes YAML.
+fn scalar_words(ty: &str) -> String {
+    match ty {
+        "boolean" | "bool" => "true or false".to_owned(),
+        "u16" => "a number from 0 to 65535".to_owned(),
+        "i32" | "i64" => "a whole number".to_owned(),
+        other => other.to_owned(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod directory;
 mod document;
+mod file;
 mod stores;
 mod watch;
 
@@ -11,3 +12,6 @@ pub use self::{
     directory::{Directory, Loaded, OpenError},
     stores::{AnyObject, Stores, UnknownKind},
 };
+
+#[cfg(test)]
+mod tests;

@@ -164,4 +164,25 @@ impl AnyObject {
             Self::EgressPolicy(object) => &object.origin,
         }
     }
+
+    /// The same object, found on another line of its file.
+    pub(super) fn on_line(self, line: u64) -> Self {
+        match self {
+            Self::Node(object) => Self::Node(on_line(object, line)),
+            Self::Namespace(object) => Self::Namespace(on_line(object, line)),
+            Self::Pod(object) => Self::Pod(on_line(object, line)),
+            Self::Service(object) => Self::Service(on_line(object, line)),
+            Self::EndpointSlice(object) => Self::EndpointSlice(on_line(object, line)),
+            Self::Gateway(object) => Self::Gateway(on_line(object, line)),
+            Self::ServiceEntry(object) => Self::ServiceEntry(on_line(object, line)),
+            Self::EgressPolicy(object) => Self::EgressPolicy(on_line(object, line)),
+        }
+    }
+}
+
+fn on_line<T: Clone>(mut object: Arc<Stored<T>>, line: u64) -> Arc<Stored<T>> {
+    if object.origin.line != line {
+        Arc::make_mut(&mut object).origin.line = line;
+    }
+    object
 }
