@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use tokio::net::UdpSocket;
+
 use super::*;
 use crate::names::ask::Answer;
 
@@ -12,7 +14,7 @@ fn v4(addresses: &[&str], ttl: u64) -> Outcome {
         .iter()
         .map(|addr| addr.parse().expect("an address"))
         .collect();
-    let none = Answer::Addresses(BTreeSet::new(), Duration::from_secs(3600));
+    let none = Answer::Addresses(BTreeSet::new(), Duration::from_hours(1));
     Outcome {
         v4: Answer::Addresses(addresses, Duration::from_secs(ttl)),
         v6: none,
@@ -133,4 +135,69 @@ fn a_name_server_is_an_address_with_or_without_a_port() {
     assert_eq!(server("[2001:db8::1]:5353"), Ok("[2001:db8::1]:5353".into()));
     assert_eq!(server("2001:db8::1"), Ok("[2001:db8::1]:53".into()));
     assert!(server("dns.example").is_err());
+}
+
+/// Answers `A` of names that begin with `a` with 192.0.2.1, and knows no others.
+async fn serve(socket: UdpSocket) {
+    let mut buffer = [0; 512];
+    while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
+        // RFC 1035 4.1: a header of twelve octets; a name of labels, each behind its length; type and class.
+        let name_end = 12
+            + buffer[12..length]
+                .iter()
+                .position(|octet| *octet == 0)
+                .expect("a name");
+        let question = &buffer[12..name_end + 5];
+        let known = question[1] == b'a';
+        let answers = known && question[question.len() - 4..] == [0, 1, 0, 1];
+        let code = if known { 0x80 } else { 0x83 };
+        let mut reply = vec![
+            buffer[0],
+            buffer[1],
+            0x81,
+            code,
+            0,
+            1,
+            0,
+            u8::from(answers),
+            0,
+            0,
+            0,
+            0,
+        ];
+        reply.extend_from_slice(question);
+        if answers {
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 192, 0, 2, 1]);
+        }
+        socket.send_to(&reply, client).await.expect("sent");
+    }
+}
+
+#[tokio::test]
+async fn asks_a_name_server_and_tells_of_what_it_learns() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let server = NameServer(socket.local_addr().expect("its address"));
+    tokio::spawn(serve(socket));
+    let mut resolver = Resolver::start(Some(server)).expect("a resolver");
+    let (known, unknown) = (Host::new("a.example"), Host::new("b.example"));
+    resolver.want(BTreeSet::from([known.clone(), unknown.clone()]));
+    let learnt = async {
+        while resolver.names().addresses(&known).next().is_none() {
+            resolver.changed().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), learnt)
+        .await
+        .expect("an answer");
+    let names = resolver.names();
+    assert_eq!(
+        names.addresses(&known).collect::<Vec<_>>(),
+        ["192.0.2.1".parse::<IpAddr>().expect("an address")]
+    );
+    assert_eq!(names.addresses(&unknown).next(), None);
+    resolver.want(BTreeSet::new());
+    tokio::time::timeout(Duration::from_secs(5), resolver.changed())
+        .await
+        .expect("forgotten");
+    assert_eq!(*resolver.names(), Names::default());
 }
