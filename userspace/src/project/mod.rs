@@ -122,3 +122,6 @@ fn destinations(input: &Input<'_>, endpoints: &Endpoints<'_>) -> Covered {
     }
     destinations.cover()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! The programs' decision on a projection that is in no kernel.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ebpf::{
+    Addr,
+    decide::{Lookup, Verdict, call},
+    flow::{Flow, FlowKey, FragmentKey},
+    packet::{Protocol, Tuple},
+    rules::{Endpoint, GroupSet, Identity, PolicyId},
+};
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::desired::{Desired, Ports};
+
+/// Rules as the programs would look them up.
+pub(super) struct Kernel<'a>(pub(super) &'a Desired);
+
+impl Kernel<'_> {
+    /// What becomes of a call of this endpoint; `None` if there is none.
+    pub(super) fn call(
+        &self,
+        identity: Identity,
+        dst: IpAddr,
+        protocol: Protocol,
+        dport: u16,
+    ) -> Option<Verdict> {
+        let endpoint: &Endpoint = self.0.endpoints.get(&identity)?;
+        let src = endpoint.own_for(dst.into());
+        let tuple = Tuple {
+            src,
+            dst: dst.into(),
+            sport: 40000,
+            dport,
+            protocol,
+        };
+        Some(call(self, endpoint, &tuple))
+    }
+}
+
+/// As the programs' table has it: IPv4 in its IPv4-mapped form.
+fn mapped(net: &IpNet) -> Ipv6Net {
+    match net {
+        IpNet::V6(v6) => *v6,
+        IpNet::V4(v4) => Ipv6Net::new_assert(v4.addr().to_ipv6_mapped(), 96 + v4.prefix_len()),
+    }
+}
+
+impl Lookup for Kernel<'_> {
+    fn groups(&self, addr: Addr) -> GroupSet {
+        let addr = Ipv6Addr::from(addr.octets());
+        let covering = self
+            .0
+            .destinations
+            .iter()
+            .map(|(net, groups)| (mapped(net), groups));
+        let longest = covering
+            .filter(|(net, _)| net.contains(&addr))
+            .max_by_key(|(net, _)| net.prefix_len());
+        longest.map_or(GroupSet::EXTERNAL, |(_, groups)| *groups)
+    }
+
+    fn permits(&self, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> bool {
+        let number = if protocol == Protocol::ICMPV6 {
+            Protocol::ICMP.0
+        } else {
+            protocol.0
+        };
+        let mut rules = self
+            .0
+            .rules
+            .iter()
+            .filter(|rule| rule.policy == policy && rule.groups == groups);
+        rules.any(|rule| match rule.ports {
+            Ports::Any => true,
+            Ports::Protocol(protocol) => protocol == number,
+            Ports::Range {
+                protocol,
+                port: first,
+                bits,
+            } => protocol == number && u32::from(first ^ port) >> (16 - bits) == 0,
+        })
+    }
+
+    fn flow(&self, _: &FlowKey) -> Option<Flow> {
+        None
+    }
+
+    fn first_fragment(&self, _: &FragmentKey) -> Option<u64> {
+        None
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
+}
