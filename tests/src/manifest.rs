@@ -231,7 +231,7 @@ spec:
         for (place, (prefix, protocol, port)) in exceptions.iter().enumerate() {
             writeln!(
                 yaml,
-                "  - name: exception-{place}\n    to: [{{cidr: \"{prefix}\"}}]"
+                "  - name: exception-{place}\n    podSelector: {{}}\n    to: [{{cidr: \"{prefix}\"}}]"
             )?;
             writeln!(yaml, "    ports: [{{protocol: {protocol}, port: {port}}}]")?;
         }

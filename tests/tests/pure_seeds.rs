@@ -30,7 +30,11 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     ] {
         let v4 = dst.is_ipv4();
         let quoted = SENDER.udp(SENDER.own_for(dst), 53).from(dst).packet();
-        let error = Transport::Icmp { kind: if v4 { 3 } else { 1 }, code: 1, body: [&[0; 4][..], &quoted].concat() };
+        let error = Transport::Icmp {
+            kind: if v4 { 3 } else { 1 },
+            code: 1,
+            body: [&[0; 4][..], &quoted].concat(),
+        };
         let [first, later] = SENDER.udp(dst, 53).split();
         let frames: Vec<(&str, Frame)> = vec![
             ("tcp", SENDER.syn(dst, 443)),
@@ -59,8 +63,15 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     seeds.push(("arp".to_owned(), request));
     let mut body = vec![0; 4];
     body.extend([0xfd, 0, 0, 0x10, 2, 0x44, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10]);
-    let advertisement = Transport::Icmp { kind: 136, code: 0, body };
-    seeds.push(("neighbour".to_owned(), SENDER.frame(ip("fe80::1"), advertisement).ttl(255).bytes()));
+    let advertisement = Transport::Icmp {
+        kind: 136,
+        code: 0,
+        body,
+    };
+    seeds.push((
+        "neighbour".to_owned(),
+        SENDER.frame(ip("fe80::1"), advertisement).ttl(255).bytes(),
+    ));
     seeds
 }
 
@@ -77,7 +88,11 @@ fn seeds_are_there_and_are_read() -> Result<()> {
             let _ = parse(&Slice(&bytes), Link::Ethernet, &mut packet);
             count += 1;
         }
-        ensure!(count >= seeds().len(), "{} has {count} seeds only", folder.display());
+        ensure!(
+            count >= seeds().len(),
+            "{} has {count} seeds only",
+            folder.display()
+        );
     }
     Ok(())
 }

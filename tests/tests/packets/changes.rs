@@ -96,6 +96,11 @@ fn a_service_entry_opens_and_closes() -> Result<()> {
     Ok(())
 }
 
+/// The prefix of one address.
+fn host_prefix(address: &str) -> String {
+    format!("{address}/{}", if address.contains(':') { 128 } else { 32 })
+}
+
 /// Two policies in turn, each of which permits exactly one of two destinations, under a steady stream of packets to
 /// both: within one generation, always the same one.
 #[test]
@@ -103,7 +108,7 @@ fn no_packet_sees_half_of_a_change() -> Result<()> {
     const TURNS: usize = 12;
     let [one, other] = [REGISTERED, UNREGISTERED];
     let permitting = |prefixes: [&str; 2]| {
-        let exceptions = prefixes.map(|prefix| (prefix.to_owned(), "UDP", 7)).to_vec();
+        let exceptions = prefixes.map(|address| (host_prefix(address), "UDP", 7)).to_vec();
         Policy {
             exceptions,
             ..silent()
@@ -142,25 +147,19 @@ fn no_packet_sees_half_of_a_change() -> Result<()> {
     rig.bench.flush(&rig.outside)?;
     thread::sleep(SHORT);
 
-    let mut generations: BTreeMap<u64, BTreeMap<bool, String>> = BTreeMap::new();
-    for event in rig
-        .events
-        .all()
-        .into_iter()
-        .filter(|event| event.hook == "pod_out" && event.dport == 7)
-    {
-        let is_one = both(one).contains(&event.dst);
+    // By generation and destination: whether it was permitted, and why.
+    let mut generations: BTreeMap<u64, BTreeMap<bool, (bool, String)>> = BTreeMap::new();
+    let events = rig.events.all();
+    for event in events.iter().filter(|event| event.hook == "pod_out" && event.dport == 7) {
+        let fate = (event.verdict == "allow", event.reason.clone());
         let verdicts = generations.entry(event.generation).or_default();
-        let first = verdicts.entry(is_one).or_insert_with(|| event.verdict.clone());
-        assert_eq!(
-            *first, event.verdict,
-            "two verdicts on the same packet in one generation: {event:?}"
-        );
+        let first = verdicts.entry(both(one).contains(&event.dst)).or_insert_with(|| fate.clone());
+        assert_eq!(*first, fate, "two verdicts on the same packet in one generation: {event:?}");
     }
     assert!(generations.len() > TURNS / 2, "{generations:?}");
     for (generation, verdicts) in generations {
         if let (Some(one), Some(other)) = (verdicts.get(&true), verdicts.get(&false)) {
-            assert_ne!(one, other, "generation {generation} is half of each policy");
+            assert_ne!(one.0, other.0, "generation {generation} is half of each policy: {verdicts:?}");
         }
     }
     Ok(())

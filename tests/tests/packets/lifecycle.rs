@@ -197,9 +197,14 @@ fn pins(directory: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))? {
         let entry = entry?;
+        // Every bpffs has iterators of its own: `maps.debug`, `progs.debug`.
+        let own = entry
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "debug");
         if entry.file_type()?.is_dir() {
             found.extend(pins(&entry.path())?);
-        } else {
+        } else if !own {
             found.push(entry.path().display().to_string());
         }
     }

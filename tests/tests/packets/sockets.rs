@@ -132,9 +132,7 @@ fn a_refused_packet_is_answered() -> Result<()> {
         ] {
             inside.clear();
             rig.refused(&rig.client, &frame, "not-gateway")?;
-            let error = inside
-                .wait_for(|seen| frame.cookie().is_in(&seen.bytes))
-                .context("no ICMP error")?;
+            let error = inside.wait_for_cookie(frame.cookie()).context("no ICMP error")?;
             let header = error.header().context("a sound ICMP error")?;
             assert_eq!(
                 (header.src, header.transport),
