@@ -8,7 +8,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -24,6 +24,8 @@ use crate::problem::{Origin, Problem, Severity};
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// How often a directory that has vanished is looked for.
 const RETRY: Duration = Duration::from_millis(500);
+/// For how long a file must have been empty before its objects are taken for deleted.
+const EMPTYING: Duration = Duration::from_secs(1);
 
 /// The directory cannot be a source.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,8 @@ struct File {
     hash: Option<u64>,
     /// Its last good content.
     good: Option<Arc<Content>>,
+    /// Since when there has been nothing in it, though there had been objects.
+    empty_since: Option<Instant>,
 }
 
 /// What the files in the directory hold at this moment.
@@ -200,12 +204,29 @@ impl Directory {
         self.again |= seen.changed;
         let looks = read.into_iter().map(|(name, bytes)| {
             let look = match bytes {
-                Some(bytes) if !seen.files.contains(&name) => self.judge(&name, bytes),
+                Some(bytes) if !seen.files.contains(&name) && !self.was_just_emptied(&name, &bytes) => {
+                    self.judge(&name, bytes)
+                }
                 Some(_) | None => self.in_motion(&name),
             };
             (name, look)
         });
         looks.collect()
+    }
+
+    /// Who writes a file anew empties it first, and the kernel tells of that only when it is done: a reader may come
+    /// in between. So it has to stay empty for a while.
+    fn was_just_emptied(&mut self, name: &OsStr, bytes: &io::Result<Vec<u8>>) -> bool {
+        let Some(file) = self.files.get_mut(name) else { return false };
+        let had_objects = file.good.as_ref().is_some_and(|good| !good.objects.is_empty());
+        if !had_objects || !bytes.as_ref().is_ok_and(Vec::is_empty) {
+            file.empty_since = None;
+            return false;
+        }
+        let since = file.empty_since.get_or_insert_with(Instant::now);
+        let just = since.elapsed() < EMPTYING;
+        self.again |= just;
+        just
     }
 
     fn judge(&self, name: &OsStr, bytes: io::Result<Vec<u8>>) -> Look {
@@ -268,6 +289,7 @@ impl Directory {
                 *file = File {
                     hash: Some(hash),
                     good: Some(content),
+                    empty_since: None,
                 };
                 continue;
             }

@@ -233,6 +233,24 @@ fn a_file_that_is_being_written_is_not_read() {
     assert_eq!(rig.load().0.policies.len(), 0);
 }
 
+/// A writer that empties the file and fills it again, over and over, beside a reader.
+#[test]
+fn a_file_that_is_written_anew_is_never_seen_empty() {
+    let mut rig = Rig::new(&[("a.yaml", POLICY)]);
+    rig.load();
+    let (path, ends) = (rig.path().join("a.yaml"), std::sync::atomic::AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write(&path, POLICY).expect("written");
+            }
+        });
+        let whole = (0..2_000).all(|_| rig.load().0.policies.len() == 1);
+        ends.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(whole, "a policy has vanished while its file was written");
+    });
+}
+
 #[test]
 fn a_directory_that_vanishes_takes_nothing_with_it() {
     let mut rig = Rig::new(&[("a.yaml", POLICY)]);
