@@ -394,9 +394,9 @@ impl RuleKey {
 /// banks.
 pub mod capacity {
     /// Destinations that are single addresses, in both banks.
-    pub const HOSTS: u32 = 2 * 1_000_000;
+    pub const HOSTS: u32 = 2 * 1_048_576;
     /// Destinations that are networks, in both banks.
-    pub const NETWORKS: u32 = 2 * 1_000_000;
+    pub const NETWORKS: u32 = 2 * 1_048_576;
     /// Rules, in both banks.
     pub const RULES: u32 = 2 * 262_144;
     /// Endpoints in both banks: 500 pods with a device and a namespace each, and room for as many again.

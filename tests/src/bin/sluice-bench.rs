@@ -1,0 +1,238 @@
+//! What a verdict costs: the live `pod_out` beside a program that does nothing, by `BPF_PROG_TEST_RUN`, in turns.
+//!
+//! Needs root; works in a network namespace of its own and leaves nothing behind.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::Ipv4Addr,
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::SchedClassifier;
+use ebpf::{
+    Addr,
+    packet::Protocol,
+    rules::{Endpoint, Enforcement, GroupSet, Identity, PolicyId},
+};
+use etherparse::PacketBuilder;
+use ipnet::{IpNet, Ipv4Net};
+use serde_json::json;
+use sluice::{
+    dataplane::{Dataplane, Options, detach},
+    desired::{Desired, Ports, Rule},
+};
+use sluice_tests::netns::Netns;
+
+const SIZES: [u32; 4] = [10, 1_000, 100_000, 1_000_000];
+const ROUNDS: usize = 5;
+/// Runs of one packet in a row; the kernel returns the mean.
+const REPEAT: u32 = 500_000;
+/// Packets of the series in which every packet goes elsewhere.
+const SERIES: usize = 4_000;
+
+/// `TC_ACT_UNSPEC` and `TC_ACT_SHOT`.
+const PASS: i32 = -1;
+const DROP: i32 = 2;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const POD: [u8; 4] = [10, 0, 0, 1];
+
+fn main() -> Result<()> {
+    let json = std::env::args().any(|argument| argument == "--json");
+    let netns = Netns::create(&format!("sluice-bench-{}", std::process::id()))?;
+    let rows = netns.run(|| SIZES.iter().map(|&size| measure(size)).collect::<Result<Vec<_>>>())??;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    println!("ns per packet, median of {ROUNDS} rounds; an empty program in brackets\n");
+    println!("prefixes   internal     registered   random: p50        denied       one change");
+    for row in rows {
+        let cell = |name: &str| format!("{} ({})", row[name]["pod_out"], row[name]["empty"]);
+        println!(
+            "{:<10} {:<12} {:<12} {:<18} {:<12} {} us",
+            row["prefixes"].to_string(),
+            cell("internal"),
+            cell("registered"),
+            cell("random"),
+            cell("denied"),
+            row["change_us"],
+        );
+    }
+    Ok(())
+}
+
+/// The rules of a gateway whose registry has `size` addresses.
+fn rules(size: u32) -> Desired {
+    let endpoint = Endpoint::new(1, MAC, Some(Addr::v4(POD)), None).subject_to(PolicyId(1)).as_gateway(true);
+    let groups = GroupSet::numbered(1);
+    let mut destinations: BTreeMap<IpNet, GroupSet> =
+        (0..size).map(|number| (IpNet::V4(Ipv4Net::from(destination(number))), groups)).collect();
+    destinations.insert(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)), GroupSet::INTERNAL);
+    Desired {
+        enforcement: Enforcement::Enforce,
+        endpoints: BTreeMap::from([(Identity::Device(1), endpoint)]),
+        destinations,
+        rules: [Rule { policy: PolicyId(1), groups, ports: Ports::single(Protocol::TCP, 443) }].into(),
+        cgroup_levels: 0,
+    }
+}
+
+/// Addresses that are spread over 128.0.0.0/2, each once: an odd factor permutes the numbers.
+fn destination(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x8000_0000 | (number.wrapping_mul(0x9e37_79b1) & 0x3fff_ffff))
+}
+
+fn frame(to: Ipv4Addr) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(MAC, [2, 0, 0, 0, 0, 1])
+        .ipv4(POD, to.octets(), 64)
+        .tcp(40_000, 443, 1, u16::MAX)
+        .ack(1)
+        .write(&mut frame, &[0; 10])?;
+    Ok(frame)
+}
+
+fn measure(size: u32) -> Result<serde_json::Value> {
+    let dir = tempfile::tempdir()?;
+    let options = Options { bpffs: dir.path().join("bpf"), cgroup_root: None };
+    let mut dataplane = Dataplane::open(&options)?;
+    let mut desired = rules(size);
+    dataplane.apply(&desired)?;
+    dataplane.settle()?;
+    let mut changes = Vec::new();
+    for number in 0..ROUNDS {
+        // One address more.
+        let extra = Ipv4Net::from(Ipv4Addr::new(100, 64, 0, u8::try_from(number)?));
+        desired.destinations.insert(IpNet::V4(extra), GroupSet::numbered(1));
+        let applied = dataplane.apply(&desired)?.context("a change that changes nothing")?;
+        changes.push(u32::try_from(applied.duration.as_micros())?);
+        dataplane.settle()?;
+    }
+    let pod_out_pin = SchedClassifier::from_pin(options.bpffs.join("v1/programs/pod_out"))?;
+    let pod_out = Program { fd: pod_out_pin.fd()?.as_fd().as_raw_fd() };
+    let empty_fd = load_empty()?;
+    let empty = Program { fd: empty_fd.as_raw_fd() };
+
+    let same = |to: Ipv4Addr, verdict: i32| -> Result<serde_json::Value> {
+        let frame = frame(to)?;
+        let (mut ours, mut nothing) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            nothing.push(empty.run(&frame, REPEAT, None)?);
+            ours.push(pod_out.run(&frame, REPEAT, Some(verdict))?);
+        }
+        Ok(json!({"pod_out": median(&mut ours), "empty": median(&mut nothing)}))
+    };
+    let random = || -> Result<serde_json::Value> {
+        let (mut ours, mut nothing) = (Vec::new(), Vec::new());
+        for number in 0..SERIES {
+            let number = u32::try_from(number)?.wrapping_mul(0x85eb_ca6b) % size;
+            let frame = frame(destination(number))?;
+            nothing.push(empty.run(&frame, 1, None)?);
+            ours.push(pod_out.run(&frame, 1, Some(PASS))?);
+        }
+        Ok(json!({"pod_out": median(&mut ours), "empty": median(&mut nothing)}))
+    };
+    let row = json!({
+        "prefixes": size,
+        "internal": same(Ipv4Addr::new(10, 9, 9, 9), PASS)?,
+        "registered": same(destination(size / 2), PASS)?,
+        "random": random()?,
+        "denied": same(Ipv4Addr::new(8, 8, 8, 8), DROP)?,
+        "change_us": median(&mut changes),
+    });
+    drop(dataplane);
+    detach(&options)?;
+    Ok(row)
+}
+
+fn median(values: &mut [u32]) -> u32 {
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+/// A program in the kernel.
+struct Program {
+    fd: RawFd,
+}
+
+/// `BPF_PROG_TEST_RUN` part of `union bpf_attr` (`include/uapi/linux/bpf.h`, Linux 6.1).
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+}
+
+impl Program {
+    /// Runs the program on a packet and returns the mean duration in nanoseconds.
+    fn run(&self, frame: &[u8], repeat: u32, expected: Option<i32>) -> Result<u32> {
+        let mut attributes = TestRun {
+            program: u32::try_from(self.fd)?,
+            data_size_in: u32::try_from(frame.len())?,
+            data_in: frame.as_ptr() as u64,
+            repeat,
+            ..TestRun::default()
+        };
+        bpf(10, &mut attributes).context("BPF_PROG_TEST_RUN")?;
+        if let Some(expected) = expected {
+            let verdict = attributes.retval.cast_signed();
+            ensure!(verdict == expected, "the program says {verdict}, not {expected}");
+        }
+        Ok(attributes.duration)
+    }
+}
+
+/// `BPF_PROG_LOAD` part of the same, as far as it is used.
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// Loads `r0 = -1; exit`: TC_ACT_UNSPEC.
+fn load_empty() -> Result<OwnedFd> {
+    const SCHED_CLS: u32 = 3;
+    let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    let license = c"GPL";
+    let mut attributes = ProgLoad {
+        kind: SCHED_CLS,
+        count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        ..ProgLoad::default()
+    };
+    let fd = bpf(5, &mut attributes).context("BPF_PROG_LOAD")?;
+    // SAFETY: the kernel has just returned the descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `attributes` is the part of `union bpf_attr` that belongs to the command, with its size; the pointers in it
+    // are valid for as long as the call takes.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    match RawFd::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        Ok(_) | Err(_) => Err(io::Error::last_os_error()),
+    }
+}
