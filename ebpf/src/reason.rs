@@ -105,10 +105,8 @@ reasons! {
         Fragment = 7 => "fragment",
         /// Approved on the pod's device for this class of destination.
         Approved = 8 => "approved",
-        /// The node's own.
-        Node = 9 => "node",
         /// The pod talks to itself.
-        Own = 10 => "own",
+        Own = 9 => "own",
     }
 }
 
@@ -143,8 +141,7 @@ impl AllowReason {
             | Self::Reply
             | Self::RelatedError
             | Self::Fragment
-            | Self::Approved
-            | Self::Node => Approval::External,
+            | Self::Approved => Approval::External,
             Self::Neighbour | Self::Internal | Self::Own => Approval::Internal,
         }
     }

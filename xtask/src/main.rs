@@ -1,5 +1,6 @@
 //! The tasks of the project: `cargo xtask --help` lists them.
 
+mod bench;
 mod bpf_linker;
 mod build_ebpf;
 mod demo;
@@ -27,6 +28,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Bench(bench::Bench),
     BuildEbpf(build_ebpf::BuildEbpf),
     Demo(demo::Demo),
     Lint(lint::Lint),
@@ -36,6 +38,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
+        Verb::Bench(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::BuildEbpf(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Demo(verb) => verb.run(),
         Verb::Lint(verb) => verb.run().map(|()| ExitCode::SUCCESS),

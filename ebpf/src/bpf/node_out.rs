@@ -133,7 +133,6 @@ fn note(reason: AllowReason, packet: &Packet) {
         | AllowReason::RelatedError
         | AllowReason::Fragment
         | AllowReason::Approved
-        | AllowReason::Node
         | AllowReason::Own => {}
     }
 }

@@ -105,7 +105,6 @@ fn note(outcome: Outcome, skb: &Skb, packet: &Packet) {
         | AllowReason::RelatedError
         | AllowReason::Fragment
         | AllowReason::Approved
-        | AllowReason::Node
         | AllowReason::Own => {}
     }
 }
