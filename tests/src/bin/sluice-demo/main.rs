@@ -11,7 +11,7 @@ mod standing;
 mod table;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -59,7 +59,7 @@ fn run() -> Result<bool> {
     }
 }
 
-fn demonstrate(ingredients: &Ingredients, record: &std::path::Path, keep: bool) -> Result<bool> {
+fn demonstrate(ingredients: &Ingredients, record: &Path, keep: bool) -> Result<bool> {
     // Before there is another thread: all of them inherit it, and children do not.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -70,8 +70,20 @@ fn demonstrate(ingredients: &Ingredients, record: &std::path::Path, keep: bool) 
     let interrupted = watch(signals);
 
     let standing = Standing::begin(record)?;
+    let shown = perform(ingredients, &standing, keep, &interrupted);
+    standing.end()?;
+    shown
+}
+
+/// Builds the stage, plays, and takes everything down.
+fn perform(
+    ingredients: &Ingredients,
+    standing: &Standing,
+    keep: bool,
+    interrupted: &AtomicBool,
+) -> Result<bool> {
     let mut stage = Stage::build(ingredients)?;
-    let as_expected = show::play(&mut stage, &interrupted)?;
+    let as_expected = show::play(&mut stage, interrupted)?;
     if keep {
         standing::print_guide(&stage);
         standing.announce(as_expected)?;
@@ -79,8 +91,6 @@ fn demonstrate(ingredients: &Ingredients, record: &std::path::Path, keep: bool) 
             thread::park();
         }
     }
-    drop(stage);
-    standing.end()?;
     Ok(as_expected)
 }
 
