@@ -69,8 +69,8 @@ fn demonstrate(ingredients: &Ingredients, record: &Path, keep: bool) -> Result<b
     standing::clear(record)?;
     let interrupted = watch(signals);
 
-    let standing = Standing::begin(record)?;
-    let shown = perform(ingredients, &standing, keep, &interrupted);
+    let mut standing = Standing::begin(record)?;
+    let shown = perform(ingredients, &mut standing, keep, &interrupted);
     standing.end()?;
     shown
 }
@@ -78,11 +78,12 @@ fn demonstrate(ingredients: &Ingredients, record: &Path, keep: bool) -> Result<b
 /// Builds the stage, plays, and takes everything down.
 fn perform(
     ingredients: &Ingredients,
-    standing: &Standing,
+    standing: &mut Standing,
     keep: bool,
     interrupted: &AtomicBool,
 ) -> Result<bool> {
     let mut stage = Stage::build(ingredients)?;
+    standing.remember(&stage)?;
     let as_expected = show::play(&mut stage, interrupted)?;
     if keep {
         standing::print_guide(&stage);

@@ -54,7 +54,7 @@ pub(crate) struct Stage {
     _resolver: Pod,
     pub(crate) bench: Bench,
     policy: String,
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Stage {
@@ -93,7 +93,7 @@ impl Stage {
             _resolver: resolver,
             bench,
             policy,
-            _folder: folder,
+            folder,
         })
     }
 

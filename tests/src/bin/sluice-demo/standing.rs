@@ -30,6 +30,9 @@ struct Record {
     pid: i32,
     /// Of this process: another one may get its number.
     started: String,
+    /// Folders of its own; a file system may be mounted in them.
+    #[serde(default)]
+    folders: Vec<PathBuf>,
     /// Set when the table is complete and everything stays.
     as_expected: Option<bool>,
 }
@@ -58,6 +61,7 @@ impl Standing {
             record: Record {
                 pid,
                 started,
+                folders: Vec::new(),
                 as_expected: None,
             },
             cgroup: cgroup::root()?.join(own),
@@ -66,8 +70,20 @@ impl Standing {
         Ok(standing)
     }
 
+    /// With these folders.
+    pub(crate) fn remember(&mut self, stage: &Stage) -> Result<()> {
+        let agent = stage.agent.bpffs();
+        let folders = [
+            agent.parent(),
+            Some(stage.bench.state().path()),
+            Some(stage.folder.path()),
+        ];
+        self.record.folders = folders.into_iter().flatten().map(Path::to_owned).collect();
+        self.write()
+    }
+
     /// It is complete and stays; nobody reads what this process prints any more.
-    pub(crate) fn announce(&self, as_expected: bool) -> Result<()> {
+    pub(crate) fn announce(&mut self, as_expected: bool) -> Result<()> {
         let null = fs::File::options()
             .read(true)
             .write(true)
@@ -76,22 +92,8 @@ impl Standing {
         dup2_stdin(null.as_fd()).context("closing the standard input")?;
         dup2_stdout(null.as_fd()).context("closing the standard output")?;
         dup2_stderr(null.as_fd()).context("closing the standard error")?;
-        let Self {
-            path,
-            record: Record { pid, started, .. },
-            cgroup,
-        } = self;
-        let record = Record {
-            pid: *pid,
-            started: started.clone(),
-            as_expected: Some(as_expected),
-        };
-        Self {
-            path: path.clone(),
-            record,
-            cgroup: cgroup.clone(),
-        }
-        .write()
+        self.record.as_expected = Some(as_expected);
+        self.write()
     }
 
     /// Everything is gone: so is the note, and the cgroup that held it all.
@@ -119,8 +121,12 @@ pub(crate) fn clear(path: &Path) -> Result<()> {
     let Ok(text) = fs::read_to_string(path) else {
         return Ok(());
     };
-    let Record { pid, started, .. } =
-        serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let Record {
+        pid,
+        started,
+        folders,
+        as_expected: _,
+    } = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     let lives = || start_time(pid).is_some_and(|now| now == started);
     if lives() {
         eprintln!("taking down the demonstration that stands (process {pid})");
@@ -131,7 +137,7 @@ pub(crate) fn clear(path: &Path) -> Result<()> {
             thread::sleep(Duration::from_millis(20));
         }
     }
-    clear_remains(pid)?;
+    clear_remains(pid, &folders)?;
     if path.exists() {
         fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
     }
@@ -139,7 +145,7 @@ pub(crate) fn clear(path: &Path) -> Result<()> {
 }
 
 /// What a process leaves that was killed: children in its cgroup, namespaces by their names, a mounted bpffs.
-fn clear_remains(pid: i32) -> Result<()> {
+fn clear_remains(pid: i32, folders: &[PathBuf]) -> Result<()> {
     let home = home(pid)?;
     if home.exists() {
         let switch = home.join("cgroup.kill");
@@ -152,6 +158,11 @@ fn clear_remains(pid: i32) -> Result<()> {
             let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
             let _ = fs::remove_file(entry.path());
         }
+    }
+    for folder in folders.iter().filter(|folder| folder.exists()) {
+        // The agent's; what it has pinned goes with the last mount.
+        let _ = umount2(&folder.join("bpf"), MntFlags::MNT_DETACH);
+        fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
     }
     Ok(())
 }
