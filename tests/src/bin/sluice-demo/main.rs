@@ -84,7 +84,7 @@ fn perform(
 ) -> Result<bool> {
     let mut stage = Stage::build(ingredients)?;
     standing.remember(&stage)?;
-    let as_expected = show::play(&mut stage, interrupted)?;
+    let (as_expected, _late) = show::play(&mut stage, interrupted)?;
     if keep {
         standing::print_guide(&stage);
         standing.announce(as_expected)?;

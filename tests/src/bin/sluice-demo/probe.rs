@@ -13,9 +13,6 @@ use sluice_tests::{Capture, Frame, Pod, sys};
 
 use crate::dns;
 
-/// How long a call waits for an answer. What is refused is refused at once; only silence takes this long.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// What the process saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -23,15 +20,15 @@ pub(crate) enum Seen {
     Answer(String),
     /// It was told no: the error of a call.
     Refused(String),
-    /// Nothing came back, or nothing arrived.
-    Nothing,
+    /// Nothing came back.
+    Silence,
 }
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Answer(text) | Self::Refused(text) => f.write_str(text),
-            Self::Nothing => f.write_str("nothing arrived"),
+            Self::Silence => f.write_str("no answer"),
         }
     }
 }
@@ -49,11 +46,11 @@ pub(crate) struct Served {
 
 impl fmt::Display for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tls = self.tls.as_deref().unwrap_or("plain HTTP");
         write!(
             f,
-            "200; the server saw {tls} from {} for {}",
-            self.from, self.host
+            "200, {} from {}",
+            self.tls.as_deref().unwrap_or("plain"),
+            self.from
         )
     }
 }
@@ -70,16 +67,16 @@ pub(crate) enum Http {
 }
 
 /// `GET /get` of `host` at an address, as a process of the pod.
-pub(crate) fn http(pod: &Pod, to: SocketAddr, host: &str) -> Result<Http> {
-    match pod.run(|| request(to, host))? {
+pub(crate) fn http(pod: &Pod, to: SocketAddr, host: &str, patience: Duration) -> Result<Http> {
+    match pod.run(|| request(to, host, patience))? {
         Ok(answer) => parse(&answer),
         Err(error) => refusal(&error).map(Http::Failed),
     }
 }
 
-fn request(to: SocketAddr, host: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(2 * PATIENCE))?;
+fn request(to: SocketAddr, host: &str, patience: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     write!(
         stream,
         "GET /get HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
@@ -102,22 +99,22 @@ fn parse(answer: &str) -> Result<Http> {
 }
 
 /// A TCP call and nothing more.
-pub(crate) fn call(pod: &Pod, to: SocketAddr) -> Result<Seen> {
-    match pod.run(|| TcpStream::connect_timeout(&to, PATIENCE))? {
+pub(crate) fn call(pod: &Pod, to: SocketAddr, patience: Duration) -> Result<Seen> {
+    match pod.run(|| TcpStream::connect_timeout(&to, patience))? {
         Ok(_) => Ok(Seen::Answer("connected".to_owned())),
         Err(error) => refusal(&error),
     }
 }
 
 /// What a resolver says of a name.
-pub(crate) fn resolve(pod: &Pod, server: IpAddr, name: &str) -> Result<Vec<IpAddr>> {
-    pod.run(|| dns::resolve(server, 53, name, PATIENCE))?
+pub(crate) fn resolve(pod: &Pod, server: IpAddr, name: &str, patience: Duration) -> Result<Vec<IpAddr>> {
+    pod.run(|| dns::resolve(server, 53, name, patience))?
         .with_context(|| format!("asking {server} for {name}"))
 }
 
 /// A DNS query.
-pub(crate) fn query(pod: &Pod, server: IpAddr, name: &str) -> Result<Seen> {
-    match pod.run(|| dns::resolve(server, 53, name, PATIENCE))? {
+pub(crate) fn query(pod: &Pod, server: IpAddr, name: &str, patience: Duration) -> Result<Seen> {
+    match pod.run(|| dns::resolve(server, 53, name, patience))? {
         Ok(addresses) => {
             let words: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             Ok(Seen::Answer(format!("{name} is {}", words.join(", "))))
@@ -127,15 +124,15 @@ pub(crate) fn query(pod: &Pod, server: IpAddr, name: &str) -> Result<Seen> {
 }
 
 /// An echo request by a raw socket, as `ping` sends it.
-pub(crate) fn ping(pod: &Pod, to: IpAddr) -> Result<Seen> {
-    match pod.run(|| echo(to))? {
+pub(crate) fn ping(pod: &Pod, to: IpAddr, patience: Duration) -> Result<Seen> {
+    match pod.run(|| echo(to, patience))? {
         Ok(true) => Ok(Seen::Answer("echo reply".to_owned())),
-        Ok(false) => Ok(Seen::Nothing),
+        Ok(false) => Ok(Seen::Silence),
         Err(error) => refusal(&error),
     }
 }
 
-fn echo(to: IpAddr) -> io::Result<bool> {
+fn echo(to: IpAddr, patience: Duration) -> io::Result<bool> {
     const IDENTIFIER: [u8; 2] = [0x51, 0x1c];
     let v4 = to.is_ipv4();
     let (domain, protocol, request, reply) = if v4 {
@@ -152,7 +149,7 @@ fn echo(to: IpAddr) -> io::Result<bool> {
         packet[2..4].copy_from_slice(&(!sum).to_be_bytes());
     }
     sys::send_to(&socket, &packet, to, 0)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     let mut buffer = [0; 512];
     while Instant::now() < deadline {
         let Some((len, _)) = sys::receive_frame(&socket, &mut buffer)? else {
@@ -210,7 +207,7 @@ pub(crate) fn frame(
     Ok(if arrived()? {
         Seen::Answer("it arrived outside".to_owned())
     } else {
-        Seen::Nothing
+        Seen::Refused("nothing arrived outside".to_owned())
     })
 }
 
@@ -223,7 +220,7 @@ pub(crate) fn has_arrived(bench: &sluice_tests::Bench, outside: &Capture, frame:
 /// An error that a network gives, in a word; any other is a fault of the demonstration.
 fn refusal(error: &io::Error) -> Result<Seen> {
     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
-        return Ok(Seen::Nothing);
+        return Ok(Seen::Silence);
     }
     Ok(Seen::Refused(match error.raw_os_error() {
         Some(libc::EPERM) => "refused at once (EPERM)".to_owned(),

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use sluice_tests::Event;
 
-const WHAT: usize = 52;
-const PATH: usize = 63;
+const WHAT: usize = 46;
+const SEEN: usize = 33;
 
 /// One line: what was tried, which way it went, what came of it, and whether that is as it should be.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) path: String,
     pub(crate) seen: String,
-    /// What is not as expected.
+    /// What was expected and did not come.
     pub(crate) wrong: Vec<String>,
 }
 
@@ -26,8 +26,7 @@ pub(crate) struct Table {
 
 impl Table {
     /// Begins a chapter.
-    #[expect(clippy::unused_self, reason = "a table's lines are printed through it")]
-    pub(crate) fn chapter(&self, title: &str) {
+    pub(crate) fn chapter(title: &str) {
         println!("\n{title}");
     }
 
@@ -40,7 +39,7 @@ impl Table {
             wrong,
         } = row;
         let mark = if wrong.is_empty() { "ok   " } else { "WRONG" };
-        println!("  {mark} {what:WHAT$} {path:PATH$} {seen}");
+        println!("  {mark} {what:WHAT$} {seen:SEEN$} {path}");
         for fault in wrong {
             println!("        expected {fault}");
         }
@@ -48,52 +47,58 @@ impl Table {
         self.wrong += usize::from(!wrong.is_empty());
     }
 
-    /// How many lines are not as expected.
-    pub(crate) fn wrong(&self) -> usize {
-        self.wrong
-    }
-
-    /// The last line.
-    pub(crate) fn conclude(&self) {
+    /// The last line. Whether everything was as expected.
+    pub(crate) fn conclude(&self) -> bool {
         let Self { rows, wrong } = self;
         if *wrong == 0 {
             println!("\nall {rows} lines are as expected");
         } else {
             println!("\n{wrong} of {rows} lines are NOT as expected");
         }
+        *wrong == 0
     }
 }
 
-/// The stations of a packet, from the verdicts that were given on it, in their order.
-pub(crate) fn path(sender: &str, events: &[Event]) -> String {
+/// The stations of a packet, from the verdicts that were given on it, in their order. `name` knows whose an event is.
+pub(crate) fn path<'a>(
+    sender: &str,
+    events: &'a [Event],
+    name: impl Fn(&'a Event) -> Option<&'a str>,
+) -> String {
     let mut text = sender.to_owned();
     let mut at = sender;
-    let mut last = "";
     let mut seen: Vec<&Event> = Vec::new();
     for event in events {
         if seen.iter().any(|other| same_station(other, event)) {
             continue;
         }
         seen.push(event);
-        if let Some(pod) = &event.pod
-            && pod.name != at
+        if let Some(pod) = name(event)
+            && pod != at
         {
-            at = &pod.name;
-            let _ = write!(text, " > {at}");
+            at = pod;
+            text.push_str(" > ");
+            text.push_str(at);
         }
-        let sign = if event.verdict == "allow" { "" } else { "!" };
-        let _ = write!(text, " > {sign}{} {}", event.hook, event.reason);
-        last = &event.verdict;
+        let verdict = match event.verdict.as_str() {
+            "allow" => "",
+            "deny" => "DENY ",
+            _ => "AUDIT ",
+        };
+        let Event { hook, reason, .. } = event;
+        // Writing to a string cannot fail.
+        let _ = write!(text, " > {hook} {verdict}{reason}");
     }
-    if !seen.is_empty() && last != "deny" && seen.iter().any(|event| event.hook == "node_out") {
-        text.push_str(" > out");
+    let leaves = |event: &&Event| event.hook == "node_out" && event.verdict != "deny";
+    if seen.last().is_some_and(leaves) {
+        text.push_str(" > outside");
     }
     text
 }
 
 fn same_station(one: &Event, other: &Event) -> bool {
     one.hook == other.hook
-        && one.pod == other.pod
+        && one.src == other.src
         && one.verdict == other.verdict
         && one.reason == other.reason
 }
