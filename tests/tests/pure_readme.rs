@@ -31,5 +31,8 @@ fn the_readme_lists_every_reason() {
         fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("the README can be written");
         return;
     }
-    assert_eq!(found, wanted, "stale; SLUICE_UPDATE=1 cargo test --test pure_readme writes it anew");
+    assert_eq!(
+        found, wanted,
+        "stale; SLUICE_UPDATE=1 cargo test --test pure_readme writes it anew"
+    );
 }

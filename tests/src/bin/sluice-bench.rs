@@ -42,7 +42,12 @@ const POD: [u8; 4] = [10, 0, 0, 1];
 fn main() -> Result<()> {
     let json = std::env::args().any(|argument| argument == "--json");
     let netns = Netns::create(&format!("sluice-bench-{}", std::process::id()))?;
-    let rows = netns.run(|| SIZES.iter().map(|&size| measure(size)).collect::<Result<Vec<_>>>())??;
+    let rows = netns.run(|| {
+        SIZES
+            .iter()
+            .map(|&size| measure(size))
+            .collect::<Result<Vec<_>>>()
+    })??;
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
@@ -66,16 +71,27 @@ fn main() -> Result<()> {
 
 /// The rules of a gateway whose registry has `size` addresses.
 fn rules(size: u32) -> Desired {
-    let endpoint = Endpoint::new(1, MAC, Some(Addr::v4(POD)), None).subject_to(PolicyId(1)).as_gateway(true);
+    let endpoint = Endpoint::new(1, MAC, Some(Addr::v4(POD)), None)
+        .subject_to(PolicyId(1))
+        .as_gateway(true);
     let groups = GroupSet::numbered(1);
-    let mut destinations: BTreeMap<IpNet, GroupSet> =
-        (0..size).map(|number| (IpNet::V4(Ipv4Net::from(destination(number))), groups)).collect();
-    destinations.insert(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)), GroupSet::INTERNAL);
+    let mut destinations: BTreeMap<IpNet, GroupSet> = (0..size)
+        .map(|number| (IpNet::V4(Ipv4Net::from(destination(number))), groups))
+        .collect();
+    destinations.insert(
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8)),
+        GroupSet::INTERNAL,
+    );
     Desired {
         enforcement: Enforcement::Enforce,
         endpoints: BTreeMap::from([(Identity::Device(1), endpoint)]),
         destinations,
-        rules: [Rule { policy: PolicyId(1), groups, ports: Ports::single(Protocol::TCP, 443) }].into(),
+        rules: [Rule {
+            policy: PolicyId(1),
+            groups,
+            ports: Ports::single(Protocol::TCP, 443),
+        }]
+        .into(),
         cgroup_levels: 0,
     }
 }
@@ -97,7 +113,10 @@ fn frame(to: Ipv4Addr) -> Result<Vec<u8>> {
 
 fn measure(size: u32) -> Result<serde_json::Value> {
     let dir = tempfile::tempdir()?;
-    let options = Options { bpffs: dir.path().join("bpf"), cgroup_root: None };
+    let options = Options {
+        bpffs: dir.path().join("bpf"),
+        cgroup_root: None,
+    };
     let mut dataplane = Dataplane::open(&options)?;
     let mut desired = rules(size);
     dataplane.apply(&desired)?;
@@ -106,15 +125,23 @@ fn measure(size: u32) -> Result<serde_json::Value> {
     for number in 0..ROUNDS {
         // One address more.
         let extra = Ipv4Net::from(Ipv4Addr::new(100, 64, 0, u8::try_from(number)?));
-        desired.destinations.insert(IpNet::V4(extra), GroupSet::numbered(1));
-        let applied = dataplane.apply(&desired)?.context("a change that changes nothing")?;
+        desired
+            .destinations
+            .insert(IpNet::V4(extra), GroupSet::numbered(1));
+        let applied = dataplane
+            .apply(&desired)?
+            .context("a change that changes nothing")?;
         changes.push(u32::try_from(applied.duration.as_micros())?);
         dataplane.settle()?;
     }
     let pod_out_pin = SchedClassifier::from_pin(options.bpffs.join("v1/programs/pod_out"))?;
-    let pod_out = Program { fd: pod_out_pin.fd()?.as_fd().as_raw_fd() };
+    let pod_out = Program {
+        fd: pod_out_pin.fd()?.as_fd().as_raw_fd(),
+    };
     let empty_fd = load_empty()?;
-    let empty = Program { fd: empty_fd.as_raw_fd() };
+    let empty = Program {
+        fd: empty_fd.as_raw_fd(),
+    };
 
     let same = |to: Ipv4Addr, verdict: i32| -> Result<serde_json::Value> {
         let frame = frame(to)?;
@@ -213,7 +240,10 @@ struct ProgLoad {
 /// Loads `r0 = -1; exit`: TC_ACT_UNSPEC.
 fn load_empty() -> Result<OwnedFd> {
     const SCHED_CLS: u32 = 3;
-    let instructions: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    let instructions: [[u8; 8]; 2] = [
+        [0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
+        [0x95, 0, 0, 0, 0, 0, 0, 0],
+    ];
     let license = c"GPL";
     let mut attributes = ProgLoad {
         kind: SCHED_CLS,
@@ -230,7 +260,14 @@ fn load_empty() -> Result<OwnedFd> {
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<RawFd> {
     // SAFETY: `attributes` is the part of `union bpf_attr` that belongs to the command, with its size; the pointers in it
     // are valid for as long as the call takes.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<T>(),
+        )
+    };
     match RawFd::try_from(result) {
         Ok(result) if result >= 0 => Ok(result),
         Ok(_) | Err(_) => Err(io::Error::last_os_error()),

@@ -150,16 +150,27 @@ fn no_packet_sees_half_of_a_change() -> Result<()> {
     // By generation and destination: whether it was permitted, and why.
     let mut generations: BTreeMap<u64, BTreeMap<bool, (bool, String)>> = BTreeMap::new();
     let events = rig.events.all();
-    for event in events.iter().filter(|event| event.hook == "pod_out" && event.dport == 7) {
+    for event in events
+        .iter()
+        .filter(|event| event.hook == "pod_out" && event.dport == 7)
+    {
         let fate = (event.verdict == "allow", event.reason.clone());
         let verdicts = generations.entry(event.generation).or_default();
-        let first = verdicts.entry(both(one).contains(&event.dst)).or_insert_with(|| fate.clone());
-        assert_eq!(*first, fate, "two verdicts on the same packet in one generation: {event:?}");
+        let first = verdicts
+            .entry(both(one).contains(&event.dst))
+            .or_insert_with(|| fate.clone());
+        assert_eq!(
+            *first, fate,
+            "two verdicts on the same packet in one generation: {event:?}"
+        );
     }
     assert!(generations.len() > TURNS / 2, "{generations:?}");
     for (generation, verdicts) in generations {
         if let (Some(one), Some(other)) = (verdicts.get(&true), verdicts.get(&false)) {
-            assert_ne!(one.0, other.0, "generation {generation} is half of each policy: {verdicts:?}");
+            assert_ne!(
+                one.0, other.0,
+                "generation {generation} is half of each policy: {verdicts:?}"
+            );
         }
     }
     Ok(())

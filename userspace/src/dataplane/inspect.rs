@@ -1,6 +1,7 @@
 //! What the kernel says of what is ours.
 
 use aya::programs::{TestRun as _, TestRunOptions};
+use bytemuck::Zeroable as _;
 use ebpf::{
     Hook,
     event::{Outcome, counter, replay},
@@ -135,9 +136,9 @@ impl Dataplane {
         let context = SkBuff {
             mark: replay::MARK,
             ifindex: device.0,
-            ..SkBuff::default()
+            ..SkBuff::zeroed()
         };
-        let mut answer = SkBuff::default();
+        let mut answer = SkBuff::zeroed();
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(bytemuck::bytes_of(&context)),
@@ -158,10 +159,10 @@ impl Dataplane {
     }
 }
 
-/// The head of `struct __sk_buff` (`include/uapi/linux/bpf.h`), as much as a question needs; the kernel takes the rest
-/// as zero.
+/// `struct __sk_buff` (`include/uapi/linux/bpf.h`), and more than it has: what is behind it must be zero in a question,
+/// and there must be room for all of it in an answer.
 #[repr(C)]
-#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct SkBuff {
     len: u32,
     pkt_type: u32,
@@ -176,4 +177,5 @@ struct SkBuff {
     ifindex: u32,
     tc_index: u32,
     cb: [u32; 5],
+    rest: [u32; 47],
 }
