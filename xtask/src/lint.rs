@@ -170,15 +170,5 @@ fn ensure_component(program: &str, component: &str) -> Result<()> {
     if beside_compiler.exists() {
         return Ok(());
     }
-    let by_hand = format!("{program} is missing; install it with `rustup component add {component}`");
-    if shell::find_program("rustup").is_none() {
-        bail!("{by_hand}");
-    }
-    Cmd::new("rustup")
-        .args(["component", "add", component])
-        .run_logged(
-            component,
-            &format!("{program} is missing: rustup component add {component}"),
-        )
-        .context(by_hand)
+    bail!("{program} is missing; install it with `rustup component add {component}`")
 }

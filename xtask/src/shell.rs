@@ -92,6 +92,12 @@ impl Cmd {
         self
     }
 
+    /// Runs it there instead of in the workspace's root.
+    pub(crate) fn in_folder(mut self, folder: &Path) -> Self {
+        self.inner.current_dir(folder);
+        self
+    }
+
     pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.inner.env(&name, &value);
         self.shown_env.push((name.as_ref().into(), value.as_ref().into()));

@@ -73,14 +73,9 @@ impl Toolchain {
         for reason in &refused {
             eprintln!("    {reason}");
         }
-        if let Ok(active) = active
-            && let Some(toolchain) = active.add_source()
-        {
-            return Ok(toolchain);
-        }
         packages::install(
             &DEBIAN_PACKAGES,
-            "BPF code needs a compiler with its source, and rustup cannot give it here",
+            "BPF code needs a compiler with its source",
         )
         .context(BY_HAND)?;
         Candidate::at(DEBIAN_RUSTC)
@@ -169,29 +164,6 @@ impl Candidate {
             llvm_major: self.llvm_major,
             llvm_library,
         })
-    }
-
-    /// Asks rustup for the source, if the compiler is one of rustup's.
-    fn add_source(&self) -> Option<Toolchain> {
-        let toolchain = self.sysroot.file_name()?.to_str()?;
-        if !self.sysroot.parent()?.ends_with("toolchains") || shell::find_program("rustup").is_none() {
-            return None;
-        }
-        let added = Cmd::new("rustup")
-            // Being offline is an ordinary answer here, without its frames.
-            .hidden_env("RUST_BACKTRACE", "0")
-            .args(["component", "add", "rust-src", "--toolchain", toolchain])
-            .run_logged(
-                "rust-src",
-                &format!("rustup component add rust-src --toolchain {toolchain}"),
-            );
-        match added.and_then(|()| self.to_toolchain()) {
-            Ok(toolchain) => Some(toolchain),
-            Err(error) => {
-                eprintln!("    {error:#}");
-                None
-            }
-        }
     }
 
     /// The library is enough to build the linker with: its headers are not used, so no `-dev` package is needed.

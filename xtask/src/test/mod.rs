@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test there is, and how many of them ran where.
 
 mod executables;
+mod fuzz;
 mod tally;
 
 use std::{
@@ -50,6 +51,9 @@ impl Test {
         let executables = executables::build()?;
         let mut tally = Tally::default();
         self.on_host(&executables, &mut tally)?;
+        if self.filter.is_none() {
+            fuzz::run(&mut tally)?;
+        }
         if !self.no_vm {
             self.in_machines(&executables, &mut tally)?;
         }
