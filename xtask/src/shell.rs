@@ -104,12 +104,6 @@ impl Cmd {
         self
     }
 
-    /// Like [`Cmd::env`], for what would only make the shown command long.
-    pub(crate) fn hidden_env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.inner.env(name, value);
-        self
-    }
-
     /// Removes what an outer cargo, rustup or developer's shell leaves in the environment, so that the command
     /// builds the same wherever it is started from. Settings of the network and the registry stay.
     pub(crate) fn without_cargo_env(mut self) -> Self {
