@@ -8,7 +8,7 @@ use std::{
     io,
     mem::{size_of, zeroed},
     net::IpAddr,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
     time::Duration,
 };
 
@@ -82,6 +82,23 @@ pub fn set_option<T: Copy>(fd: &OwnedFd, level: i32, name: i32, value: T) -> io:
         )
     })
     .map(drop)
+}
+
+/// The kernel's name for the network namespace of a socket.
+pub fn netns_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` and `len` live through the call, and `len` is the size of `cookie`.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(cookie)
 }
 
 /// How long a receive may wait.

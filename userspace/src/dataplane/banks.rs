@@ -31,6 +31,8 @@ pub(super) struct Banks {
     header: Header,
     /// What each bank holds, as far as that is known: the rules of another agent are not.
     held: [Option<Desired>; 2],
+    /// Both banks hold the same.
+    settled: bool,
     /// The inactive bank was active a moment ago, and a program may still be reading it.
     readers: bool,
 }
@@ -44,6 +46,7 @@ impl Banks {
             active,
             header,
             held: [None, None],
+            settled: false,
             readers: true,
         })
     }
@@ -60,66 +63,80 @@ impl Banks {
     /// Writes what differs into the inactive bank and switches. `None` if nothing differs.
     pub(super) fn apply(&mut self, desired: &Desired) -> Result<Option<Applied>, Error> {
         let started = Instant::now();
-        if self.is_active(desired) {
+        let bank = self.active.other();
+        let changes = self.changes(bank, desired);
+        // A comparison takes a while, and when both banks hold the same, one is enough.
+        let same_rules = if self.settled {
+            is_none(changes.as_ref())
+        } else {
+            is_none(self.changes(self.active, desired).as_ref())
+        };
+        if same_rules && self.has_header_of(desired) {
             return Ok(None);
         }
-        let changes = self.write(self.active.other(), desired)?;
-        let header = Header::new(
-            self.header.generation() + 1,
-            desired.enforcement,
-            desired.cgroup_levels,
-        );
-        let bank = self.active.other();
-        self.maps
-            .headers
-            .set(bank.index(), Shared(header), 0)
-            .map_err(|source| Error::map("HEADERS", source))?;
-        self.maps
-            .active
-            .set(0, Shared(bank), 0)
-            .map_err(|source| Error::map("ACTIVE", source))?;
+        let written = self.write(bank, changes, desired)?;
+        self.wait();
+        let generation = self.header.generation() + 1;
+        let header = Header::new(generation, desired.enforcement, desired.cgroup_levels);
+        let maps = &mut self.maps;
+        let set = maps.headers.set(bank.index(), Shared(header), 0);
+        set.map_err(|source| Error::map("HEADERS", source))?;
+        let set = maps.active.set(0, Shared(bank), 0);
+        set.map_err(|source| Error::map("ACTIVE", source))?;
         (self.active, self.header, self.readers) = (bank, header, true);
+        let duration = started.elapsed();
         Ok(Some(Applied {
             generation: self.generation(),
-            changes,
-            duration: started.elapsed(),
+            changes: written,
+            duration,
         }))
     }
 
     /// Brings the inactive bank to what the active one holds, so that the next change is small.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
         let place = self.active.index() as usize;
+        if self.settled {
+            return Ok(());
+        }
         let Some(desired) = self.held[place].take() else {
             return Ok(());
         };
-        let settled = self.write(self.active.other(), &desired);
+        let bank = self.active.other();
+        let changes = self.changes(bank, &desired);
+        let written = self.write(bank, changes, &desired);
         self.held[place] = Some(desired);
-        settled.map(drop)
+        self.settled = written.is_ok();
+        written.map(drop)
     }
 
-    fn is_active(&self, desired: &Desired) -> bool {
-        let same_header = self.header.enforcement() == desired.enforcement
-            && self.header.cgroup_levels() == desired.cgroup_levels;
-        same_header
-            && self.held[self.active.index() as usize]
-                .as_ref()
-                .is_some_and(|held| Changes::between(held, desired).len() == 0)
+    fn has_header_of(&self, desired: &Desired) -> bool {
+        self.header.enforcement() == desired.enforcement
+            && self.header.cgroup_levels() == desired.cgroup_levels
     }
 
-    /// Brings `bank`, which is inactive, to `desired`. Returns the number of entries that were written or removed.
-    fn write(&mut self, bank: Bank, desired: &Desired) -> Result<usize, Error> {
-        let place = bank.index() as usize;
-        let known = self.held[place].take();
-        let changes = known.as_ref().map(|held| Changes::between(held, desired));
-        if changes.as_ref().is_some_and(|changes| changes.len() == 0) {
-            self.held[place] = known;
-            return Ok(0);
-        }
+    /// What leads from what is in `bank` to `desired`; `None` if it is not known what is in it.
+    fn changes(&self, bank: Bank, desired: &Desired) -> Option<Changes> {
+        let held = self.held[bank.index() as usize].as_ref()?;
+        Some(Changes::between(held, desired))
+    }
+
+    /// Waits until nobody reads the inactive bank.
+    fn wait(&mut self) {
         if self.readers {
             wait_for_readers();
             self.readers = false;
         }
-        let (mut held, changes) = if let (Some(held), Some(changes)) = (known, changes) {
+    }
+
+    /// Makes `changes` in `bank`, which is inactive. Returns the number of entries that were written or removed.
+    fn write(&mut self, bank: Bank, changes: Option<Changes>, desired: &Desired) -> Result<usize, Error> {
+        if is_none(changes.as_ref()) {
+            return Ok(0);
+        }
+        self.wait();
+        self.settled = false;
+        let place = bank.index() as usize;
+        let (mut held, changes) = if let (Some(held), Some(changes)) = (self.held[place].take(), changes) {
             (held, changes)
         } else {
             self.empty(bank)?;
@@ -127,11 +144,10 @@ impl Banks {
             let changes = Changes::between(&nothing, desired);
             (nothing, changes)
         };
-        let count = changes.len();
         // Each step is noted as it is done, so that after a failure it is known what the bank holds.
         let written = write_changes(&mut self.maps, bank, &changes, &mut held);
         self.held[place] = Some(held);
-        written.map(|()| count)
+        written.map(|()| changes.len())
     }
 
     /// Takes everything out of a bank.
@@ -173,6 +189,11 @@ impl Banks {
         }
         Ok(())
     }
+}
+
+/// Whether it is known that nothing has to be done.
+fn is_none(changes: Option<&Changes>) -> bool {
+    changes.is_some_and(|changes| changes.len() == 0)
 }
 
 /// The keys of one bank. Every key begins with its bank.

@@ -22,7 +22,7 @@ pub(super) fn sync(ebpf: &Ebpf, pins: &Pins, root: Option<&Path>) -> Result<(), 
     for (name, place) in CGROUP_PROGRAMS {
         match root {
             Some(root) => attach(ebpf, pins, root, name, place)?,
-            None => drop(detach(pins, name)?),
+            None => detach(pins, name)?,
         }
     }
     Ok(())
@@ -53,16 +53,16 @@ fn attach(ebpf: &Ebpf, pins: &Pins, root: &Path, name: &'static str, place: Atta
         path: new.clone(),
         source,
     })?;
+    // The kernel does not take one program twice, but this one is new: for a moment both are attached.
     detach(pins, name)?;
     fs::rename(&new, &path).map_err(|source| Error::Pin { path, source })
 }
 
-/// Takes a program off its cgroup. `false` if it was on none.
-pub(super) fn detach(pins: &Pins, name: &str) -> Result<bool, Error> {
+fn detach(pins: &Pins, name: &str) -> Result<(), Error> {
     let path = pins.cgroup_link(name);
     if let Ok(link) = Link::from_pin(&path) {
         // A link whose cgroup is gone is detached already.
         let _ = link.detach();
     }
-    pins::remove(&path)
+    pins::remove(&path).map(drop)
 }

@@ -6,11 +6,11 @@ use nix::{mount::umount, net::if_::if_nameindex};
 use tracing::debug;
 
 use super::{
-    Error, Options, cgroups,
+    Error, Options,
     devices::Hook,
     filters,
     pins::{self, Pins},
-    programs::CGROUP_PROGRAMS,
+    qdisc,
 };
 use crate::{facts::IfIndex, sys::bpf::Link};
 
@@ -24,12 +24,11 @@ pub fn detach(options: &Options) -> Result<Vec<String>, Error> {
     if !bpffs.exists() {
         return Ok(removed);
     }
-    let pins = Pins::new(bpffs);
-    detach_links(&pins, &mut removed)?;
     for version in pins::names(bpffs)?.iter().filter(|name| is_version(name)) {
+        detach_links(&bpffs.join(version).join("links"), &mut removed)?;
         remove_tree(&bpffs.join(version), &mut removed)?;
     }
-    if pins::remove(&pins.mounted())? {
+    if pins::remove(&Pins::new(bpffs).mounted())? {
         umount(bpffs).map_err(|errno| Error::Mount {
             path: bpffs.clone(),
             source: errno.into(),
@@ -43,38 +42,52 @@ pub fn detach(options: &Options) -> Result<Vec<String>, Error> {
     Ok(removed)
 }
 
-fn detach_links(pins: &Pins, removed: &mut Vec<String>) -> Result<(), Error> {
-    for name in pins::names(&pins.links())? {
-        if let Some((device, program)) = pins::parse_device_link(&name)
-            && take_off(&pins.links().join(&name), device, program)?
-        {
-            let device = name_of(device).unwrap_or_else(|| format!("device {}", device.0));
-            removed.push(format!("program {program} from {device}"));
-        }
-    }
-    for (name, _) in CGROUP_PROGRAMS {
-        if cgroups::detach(pins, name)? {
-            removed.push(format!("program {name} from the cgroup"));
-        }
+fn detach_links(links: &Path, removed: &mut Vec<String>) -> Result<(), Error> {
+    for name in in_order(pins::names(links)?) {
+        let path = links.join(&name);
+        let from = match pins::parse_device_link(&name) {
+            Some((device, what)) => {
+                // Asked before the device can lose its name.
+                let on = name_of(device).unwrap_or_else(|| format!("device {}", device.0));
+                let kind = if what == qdisc::NOTE { "qdisc" } else { "program" };
+                take_off(&path, device, what)?.then(|| format!("{kind} {what} from {on}"))
+            }
+            None => take_off_link(&path)?
+                .then(|| format!("program {} from the cgroup", name.replacen("cgroup-", "", 1))),
+        };
+        removed.extend(from);
     }
     Ok(())
 }
 
-/// Takes a program off a device, by its link or its filter. `false` if the device is gone.
-pub(super) fn take_off(path: &Path, device: IfIndex, program: &str) -> Result<bool, Error> {
+/// Programs before the qdisc that carries them.
+pub(super) fn in_order(mut names: Vec<String>) -> Vec<String> {
+    names.sort_by_key(|name| name.ends_with(qdisc::NOTE));
+    names
+}
+
+/// Takes a program off a device, by its link or its filter, or the qdisc if that is what the pin notes. `false` if there
+/// was nothing to take off.
+pub(super) fn take_off(path: &Path, device: IfIndex, what: &str) -> Result<bool, Error> {
     let found = fs::symlink_metadata(path).map_err(|source| Error::Pin {
         path: path.to_owned(),
         source,
     })?;
-    let was_there = if found.is_dir() {
-        match (name_of(device), Hook::of(program)) {
-            (Some(name), Some(hook)) => filters::remove(&name, hook)?,
-            (_, _) => false,
-        }
-    } else {
-        // Fails when the device has gone, and the link is detached already.
-        Link::from_pin(path).and_then(|link| link.detach()).is_ok()
+    if !found.is_dir() {
+        return take_off_link(path);
+    }
+    let was_there = match (name_of(device), Hook::of(what)) {
+        (Some(name), Some(hook)) => filters::remove(&name, hook)?,
+        (Some(_), None) if what == qdisc::NOTE => qdisc::remove_if_unused(device)?,
+        (_, _) => false,
     };
+    pins::remove(path)?;
+    Ok(was_there)
+}
+
+/// Ends a link for everybody who has it open. Fails when its device has gone, and it is detached already.
+fn take_off_link(path: &Path) -> Result<bool, Error> {
+    let was_there = Link::from_pin(path).and_then(|link| link.detach()).is_ok();
     pins::remove(path)?;
     Ok(was_there)
 }

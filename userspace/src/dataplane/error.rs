@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// The object as a whole.
     #[error("cannot load the eBPF object: {0} (does this kernel have the map types? `sluice check` tells)")]
-    Load(Box<EbpfError>),
+    Load(#[source] Box<EbpfError>),
     /// A map that is pinned, or in the object, is not as this version wants it.
     #[error(
         "map {path}: {field} is {found} and should be {wanted}: it is of another version of sluice under the same \
@@ -141,7 +141,7 @@ pub enum Error {
     },
     /// The ring of events.
     #[error("cannot wait for events: {0}")]
-    Events(io::Error),
+    Events(#[source] io::Error),
     /// A replay.
     #[error("cannot replay a packet on device {device}: {source} (is the device still there?)", device = device.0)]
     Replay {
@@ -223,7 +223,7 @@ fn tail(log: &str) -> String {
 pub(super) fn raw_os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
+        if let Some(io) = error.downcast_ref::<io::Error>().or_else(|| shown_through(error)) {
             return io.raw_os_error();
         }
         next = error.source();
@@ -231,9 +231,48 @@ pub(super) fn raw_os_error(error: &(dyn std::error::Error + 'static)) -> Option<
     None
 }
 
+/// Errors that pass on the source of what they hold, and so hide it; a box is a type of its own.
+fn shown_through<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let program = error
+        .downcast_ref()
+        .or_else(|| error.downcast_ref().map(Box::as_ref));
+    if let Some(ProgramError::IOError(io) | ProgramError::TcError(TcError::IoError(io))) = program {
+        return Some(io);
+    }
+    let tc = error
+        .downcast_ref()
+        .or_else(|| error.downcast_ref().map(Box::as_ref));
+    if let Some(TcError::IoError(io)) = tc {
+        return Some(io);
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_is_found_behind_every_wrapper() {
+        let io = || io::Error::from_raw_os_error(libc::ENODEV);
+        let filter = |source| Error::Filter {
+            hook: "pod_out",
+            device: "x".into(),
+            source: Box::new(source),
+        };
+        let errors = [
+            Error::Events(io()),
+            filter(ProgramError::IOError(io())),
+            filter(TcError::IoError(io()).into()),
+            Error::Clsact {
+                device: "x".into(),
+                source: Box::new(TcError::IoError(io())),
+            },
+        ];
+        for error in errors {
+            assert_eq!(raw_os_error(&error), Some(libc::ENODEV), "{error}");
+        }
+    }
 
     #[test]
     fn the_end_of_a_long_log_is_kept() {

@@ -9,7 +9,7 @@ use aya::{
     Ebpf,
     programs::{
         Link as _, TcAttachType,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 use tracing::warn;
@@ -21,6 +21,7 @@ use super::{
     links::Done,
     pins::{self, Pins},
     programs::{self, classifier_mut},
+    qdisc,
 };
 use crate::{facts::IfIndex, sys::bpf::AttachType};
 
@@ -50,7 +51,9 @@ impl Filters {
             device: device.name.clone(),
             source: Box::new(source),
         };
-        add_clsact(device)?;
+        if qdisc::add(device)? {
+            pins::make_dir(&pins.device_link(device.index, qdisc::NOTE))?;
+        }
         let classifier = classifier_mut(ebpf, hook.program)?;
         let options = NlOptions {
             priority: PRIORITY,
@@ -100,8 +103,6 @@ impl Filters {
 }
 
 /// Takes our filter off a device. `false` if there is none.
-///
-/// The qdisc stays: an empty one costs nothing, and whoever else uses filters may count on it.
 pub(super) fn remove(device: &str, hook: Hook) -> Result<bool, Error> {
     let fail = |source| Error::Filter {
         hook: hook.program,
@@ -125,17 +126,6 @@ pub(super) fn remove(device: &str, hook: Hook) -> Result<bool, Error> {
 
 fn ours(device: &str, place: AttachType) -> Result<SchedClassifierLink, std::io::Error> {
     SchedClassifierLink::attached(device, direction(place), PRIORITY, HANDLE, None)
-}
-
-fn add_clsact(device: &Device) -> Result<(), Error> {
-    match qdisc_add_clsact(&device.name) {
-        Ok(()) => Ok(()),
-        Err(error) if raw_os_error(&error) == Some(libc::EEXIST) => Ok(()),
-        Err(source) => Err(Error::Clsact {
-            device: device.name.clone(),
-            source: Box::new(source),
-        }),
-    }
 }
 
 fn direction(place: AttachType) -> TcAttachType {

@@ -82,14 +82,16 @@ fn absent_is_none<T>(map: &'static str, found: Result<T, MapError>) -> Result<Op
 impl Lookup for Live<'_> {
     fn groups(&self, addr: Addr) -> GroupSet {
         let key = Shared(DestinationKey::new(self.bank, addr));
-        let network = || {
-            self.look(
-                "NETWORKS",
-                self.rules.networks.get(&Key::new(DestinationKey::BITS, key), 0),
-            )
-        };
-        let found = self.look("HOSTS", self.rules.hosts.get(&key, 0)).or_else(network);
-        found.map_or(GroupSet::EXTERNAL, |Shared(groups)| groups)
+        let network = self.rules.networks.get(&Key::new(DestinationKey::BITS, key), 0);
+        let covering = self
+            .look("NETWORKS", network)
+            .map_or(GroupSet::EXTERNAL, |Shared(groups)| groups);
+        // As in the programs: what is inside the cluster is that whatever else is said of it.
+        if covering.is_internal() {
+            return covering;
+        }
+        let host = self.look("HOSTS", self.rules.hosts.get(&key, 0));
+        host.map_or(covering, |Shared(groups)| groups)
     }
 
     fn permits(&self, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> bool {

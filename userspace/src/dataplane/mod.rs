@@ -17,6 +17,7 @@ mod live;
 mod maps;
 mod pins;
 mod programs;
+mod qdisc;
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
@@ -32,6 +33,7 @@ pub use live::Live;
 
 use self::{
     banks::Banks,
+    devices::Hook,
     filters::Filters,
     links::{Done, Links},
     maps::{FlowMaps, Maps, ReportMaps},
@@ -185,8 +187,11 @@ impl Dataplane {
     /// A program that was taken away or put behind another is put back.
     pub fn sync_devices(&mut self, devices: &[Device]) -> Vec<Error> {
         let mut errors = Vec::new();
-        for device in devices {
-            errors.extend(self.attach(device));
+        // A link takes the kernel a grace period, so what enforces comes first on all of them.
+        for place in 0..2 {
+            for device in devices {
+                errors.extend(self.ensure(device, device.hooks()[place]).err());
+            }
         }
         let wanted: BTreeSet<(IfIndex, &str)> = devices
             .iter()
@@ -198,6 +203,14 @@ impl Dataplane {
 
     /// Brings the programs onto one device, at once and whatever else is to do; returns what did not work.
     pub fn attach(&mut self, device: &Device) -> Vec<Error> {
+        device
+            .hooks()
+            .into_iter()
+            .filter_map(|hook| self.ensure(device, hook).err())
+            .collect()
+    }
+
+    fn ensure(&mut self, device: &Device, hook: Hook) -> Result<(), Error> {
         let Self {
             pins,
             ebpf,
@@ -205,36 +218,38 @@ impl Dataplane {
             repairs,
             ..
         } = self;
-        let mut errors = Vec::new();
-        for hook in device.hooks() {
-            let done = match attached {
-                Attached::Tcx(links) => links.ensure(ebpf, pins, device, hook),
-                Attached::Clsact(filters) => filters.ensure(ebpf, pins, device, hook),
-            };
-            match done {
-                Ok(Done::Nothing | Done::Attached) => {}
-                Ok(Done::Repaired) => *repairs += 1,
-                Err(error) if is_gone(&error) => debug!(device = device.name, "the device has gone"),
-                Err(error) => errors.push(error),
+        let done = match attached {
+            Attached::Tcx(links) => links.ensure(ebpf, pins, device, hook),
+            Attached::Clsact(filters) => filters.ensure(ebpf, pins, device, hook),
+        };
+        match done {
+            Ok(Done::Nothing | Done::Attached) => Ok(()),
+            Ok(Done::Repaired) => {
+                *repairs += 1;
+                Ok(())
             }
+            Err(error) if is_gone(&error) => {
+                debug!(device = device.name, "the device has gone");
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        errors
     }
 
     fn detach_others(&mut self, wanted: &BTreeSet<(IfIndex, &str)>) -> Result<(), Error> {
-        for name in pins::names(&self.pins.links())? {
+        for name in detach::in_order(pins::names(&self.pins.links())?) {
             match pins::parse_device_link(&name) {
+                Some((device, qdisc::NOTE)) if wanted.iter().any(|(wanted, _)| *wanted == device) => {}
                 Some((device, program)) if !wanted.contains(&(device, program)) => {
                     detach::take_off(&self.pins.links().join(&name), device, program)?;
                 }
                 Some(_) | None => {}
             }
         }
+        let is_wanted = |device: IfIndex, program: &str| wanted.contains(&(device, program));
         match &mut self.attached {
-            Attached::Tcx(links) => links.retain(|device, program| wanted.contains(&(device, program))),
-            Attached::Clsact(filters) => {
-                filters.retain(|device, program| wanted.contains(&(device, program)))
-            }
+            Attached::Tcx(links) => links.retain(is_wanted),
+            Attached::Clsact(filters) => filters.retain(is_wanted),
         }
         Ok(())
     }
@@ -260,5 +275,5 @@ pub fn attach_mode() -> AttachMode {
 }
 
 fn is_gone(error: &Error) -> bool {
-    matches!(error, Error::Attach { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    error::raw_os_error(error) == Some(libc::ENODEV)
 }
