@@ -3,6 +3,7 @@
 
 // The descriptions of packets and rules are those of the test against the naive model.
 #[path = "../pure_model/sketch.rs"]
+#[expect(dead_code, reason = "what the naive model asks of a description")]
 mod sketch;
 #[path = "../pure_model/world.rs"]
 #[expect(
@@ -26,7 +27,7 @@ use ebpf::{
 };
 use ipnet::IpNet;
 use proptest::{
-    strategy::{Strategy as _, ValueTree as _},
+    strategy::{Strategy, ValueTree as _},
     test_runner::TestRunner,
 };
 use sluice::{
@@ -111,7 +112,7 @@ fn compare(bench: &Bench, pod: &Pod, outside: &Capture, options: &Options) -> Re
     Ok(())
 }
 
-fn generate<S: proptest::strategy::Strategy>(runner: &mut TestRunner, strategy: &S) -> Result<S::Value> {
+fn generate<S: Strategy>(runner: &mut TestRunner, strategy: &S) -> Result<S::Value> {
     let tree = strategy
         .new_tree(runner)
         .map_err(|reason| anyhow::anyhow!("generating: {reason}"))?;
