@@ -26,8 +26,8 @@ pub trait Lookup {
     /// Whether `policy` permits this protocol and port to destinations of `groups`; with [`Protocol::MARKER`],
     /// whether it permits any.
     fn permits(&self, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> bool;
-    /// The established flow, or else the half-open one.
-    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    /// The established flow, or else the half-open one, or else [`Flow::ABSENT`].
+    fn flow(&self, key: &FlowKey) -> Flow;
     /// When the first fragment of this packet was let through, on the clock of [`Lookup::now_ns`].
     fn first_fragment(&self, key: &FragmentKey) -> Option<u64>;
     /// The monotonic clock.
@@ -187,10 +187,7 @@ fn error<L: Lookup>(lookup: &L, endpoint: &Endpoint, outer: &Tuple, quoted: &Tup
 
 #[inline(always)]
 fn answers<L: Lookup>(lookup: &L, key: &FlowKey) -> bool {
-    match lookup.flow(key) {
-        Some(flow) => flow.permits_answers(lookup.now_ns()),
-        None => false,
-    }
+    lookup.flow(key).permits_answers(lookup.now_ns())
 }
 
 #[inline(always)]

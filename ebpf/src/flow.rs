@@ -74,6 +74,8 @@ pub enum State {
     Closing,
     /// A datagram flow that the pod opened with a rule's permission: no reason to let anything leave.
     Ours,
+    /// There is no such flow.
+    Absent,
 }
 
 /// A flow's state and when it was last seen.
@@ -88,6 +90,10 @@ pub struct Flow {
 const SECOND: u64 = 1_000_000_000;
 
 impl Flow {
+    /// No flow. A value of its own instead of an `Option`, because Linux before 6.3 does not let a program copy the unset
+    /// part of one.
+    pub const ABSENT: Self = Self { seen_ns: 0, state: State::Absent as u32, protocol: 0 };
+
     /// Seen at `now_ns` of the monotonic clock.
     #[inline(always)]
     pub const fn new(state: State, protocol: Protocol, now_ns: u64) -> Self {
@@ -102,7 +108,8 @@ impl Flow {
             1 => State::Answered,
             2 => State::Established,
             3 => State::Closing,
-            _ => State::Ours,
+            4 => State::Ours,
+            _ => State::Absent,
         }
     }
 
@@ -119,6 +126,7 @@ impl Flow {
                 State::Established if tcp => 5 * 24 * 3600,
                 State::Established | State::Ours => 180,
                 State::Closing => 120,
+                State::Absent => 0,
             }
     }
 
@@ -131,7 +139,7 @@ impl Flow {
     /// Whether an answer of the pod may leave because of it.
     #[inline(always)]
     pub const fn permits_answers(&self, now_ns: u64) -> bool {
-        !matches!(self.state(), State::Ours) && self.is_live(now_ns)
+        !matches!(self.state(), State::Ours | State::Absent) && self.is_live(now_ns)
     }
 
     /// Whether it is worth writing again that the flow was just seen.

@@ -27,20 +27,27 @@ fn now_ns() -> u64 {
 
 /// The established flow, or else the half-open one.
 #[inline(always)]
-pub(super) fn get(key: &FlowKey) -> Option<Flow> {
-    established(key).or_else(|| half_open(key))
+pub(super) fn get(key: &FlowKey) -> Flow {
+    let established = established(key);
+    if matches!(established.state(), State::Absent) { half_open(key) } else { established }
 }
 
 #[inline(always)]
-fn established(key: &FlowKey) -> Option<Flow> {
+fn established(key: &FlowKey) -> Flow {
     // SAFETY: a torn read of two words can only mistake the age of a flow by one refresh.
-    unsafe { ESTABLISHED.get(key) }.copied()
+    match unsafe { ESTABLISHED.get(key) } {
+        Some(flow) => *flow,
+        None => Flow::ABSENT,
+    }
 }
 
 #[inline(always)]
-fn half_open(key: &FlowKey) -> Option<Flow> {
+fn half_open(key: &FlowKey) -> Flow {
     // SAFETY: as in `established`.
-    unsafe { HALF_OPEN.get(key) }.copied()
+    match unsafe { HALF_OPEN.get(key) } {
+        Some(flow) => *flow,
+        None => Flow::ABSENT,
+    }
 }
 
 #[inline(always)]
@@ -95,18 +102,13 @@ pub(super) fn note_first_fragment(scope: u32, packet: &Packet) {
 #[inline(always)]
 fn step(key: &FlowKey, packet: &Packet, next: impl Fn(Kind, Option<State>, Option<State>) -> Step) {
     let now = now_ns();
-    let established = established(key).filter(|flow| flow.is_live(now));
-    let half_open = if established.is_none() {
-        half_open(key).filter(|flow| flow.is_live(now))
-    } else {
-        None
-    };
-    let state = |flow: &Option<Flow>| flow.as_ref().map(Flow::state);
-    let written = match next(packet.kind, state(&half_open), state(&established)) {
+    let established = established(key);
+    let half_open = half_open(key);
+    let written = match next(packet.kind, live(&half_open, now), live(&established, now)) {
         Step::None => Ok(()),
-        Step::HalfOpen(state) if unchanged(half_open, state, now) => Ok(()),
+        Step::HalfOpen(state) if unchanged(&half_open, state, now) => Ok(()),
         Step::HalfOpen(state) => HALF_OPEN.insert(key, Flow::new(state, packet.tuple.protocol, now), ANY),
-        Step::Establish(state) if unchanged(established, state, now) => Ok(()),
+        Step::Establish(state) if unchanged(&established, state, now) => Ok(()),
         Step::Establish(state) => {
             let written = ESTABLISHED.insert(key, Flow::new(state, packet.tuple.protocol, now), ANY);
             // It may not have been there, or have been pushed out.
@@ -119,8 +121,14 @@ fn step(key: &FlowKey, packet: &Packet, next: impl Fn(Kind, Option<State>, Optio
     }
 }
 
+/// The state of a flow that has not outlived itself.
+#[inline(always)]
+fn live(flow: &Flow, now_ns: u64) -> Option<State> {
+    flow.is_live(now_ns).then(|| flow.state())
+}
+
 /// Whether the entry says already what would be written; its age is kept to the second.
 #[inline(always)]
-fn unchanged(flow: Option<Flow>, state: State, now_ns: u64) -> bool {
-    flow.is_some_and(|flow| flow.state() as u32 == state as u32 && !flow.is_stale(now_ns))
+fn unchanged(flow: &Flow, state: State, now_ns: u64) -> bool {
+    flow.state() as u32 == state as u32 && !flow.is_stale(now_ns)
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ebpf::{
-    AllowReason, DropReason, Hook, Verdict, decide,
+    AllowReason, DropReason, Hook, decide,
     event::{Outcome, Subject},
     flow::FlowKey,
     packet::{Bytes as _, Link, Packet},
@@ -40,57 +40,47 @@ fn node_out_of(skb: &Skb, link: Link) -> i32 {
     let Some(rules) = Generation::active() else {
         return TC_ACT_SHOT;
     };
-    let enforcement = rules.header.enforcement();
-    if enforcement == Enforcement::Off {
+    if rules.header.enforcement() == Enforcement::Off {
         return TC_ACT_UNSPEC;
     }
-    let host = if skb.came_in_by() == 0 {
-        let Some(host) = rules.endpoint_by_cgroup(|level| skb.cgroup_at(level)) else {
-            // The node's own.
-            return TC_ACT_UNSPEC;
-        };
-        Some(host)
-    } else {
-        None
+    if skb.came_in_by() == 0 { own(&rules, skb, link) } else { passing(&rules, skb, link) }
+}
+
+/// A packet of one of the node's own sockets: of a pod in the node's network namespace, or of nobody's concern.
+#[inline(always)]
+fn own(rules: &Generation, skb: &Skb, link: Link) -> i32 {
+    let Some((identity, endpoint)) = rules.endpoint_by_cgroup(|level| skb.cgroup_at(level)) else {
+        return TC_ACT_UNSPEC;
     };
     let Some(desk) = skb.parse(link) else {
         return TC_ACT_SHOT;
     };
-    let (identity, policy, verdict, audited) = match host {
-        Some((identity, endpoint)) => {
-            let verdict = desk.judge(|packet, parsed| judge_host(&rules, endpoint, packet, parsed));
-            (identity, endpoint.policy(), verdict, endpoint.is_audited())
-        }
-        None => {
-            let mark = skb.mark();
-            let verdict = desk.judge(|packet, parsed| judge_forwarded(&rules, mark, packet, parsed));
-            (
-                Identity::Device(skb.came_in_by()),
-                PolicyId(0),
-                verdict,
-                enforcement == Enforcement::Audit,
-            )
-        }
+    let verdict = desk.judge(|packet, parsed| judge_host(rules, endpoint, packet, parsed));
+    let subject = Subject { identity, policy: endpoint.policy(), generation: rules.header.generation() };
+    act(skb, desk.packet(), Outcome::of(verdict, endpoint.is_audited()), subject)
+}
+
+/// A packet that came in by another device.
+#[inline(always)]
+fn passing(rules: &Generation, skb: &Skb, link: Link) -> i32 {
+    let Some(desk) = skb.parse(link) else {
+        return TC_ACT_SHOT;
     };
-    let packet = desk.packet();
-    if let Verdict::Allow(reason) = verdict {
+    let mark = skb.mark();
+    let verdict = desk.judge(|packet, parsed| judge_forwarded(rules, mark, packet, parsed));
+    let identity = Identity::Device(skb.came_in_by());
+    let subject = Subject { identity, policy: PolicyId(0), generation: rules.header.generation() };
+    let audited = rules.header.enforcement() == Enforcement::Audit;
+    act(skb, desk.packet(), Outcome::of(verdict, audited), subject)
+}
+
+#[inline(always)]
+fn act(skb: &Skb, packet: &Packet, outcome: Outcome, subject: Subject) -> i32 {
+    if let Outcome::Allowed(reason) = outcome {
         note(reason, packet);
     }
-    let outcome = Outcome::of(verdict, audited);
-    let subject = Subject {
-        identity,
-        policy,
-        generation: rules.header.generation(),
-    };
     let (ether_type, len) = (packet.ether_type, skb.len() as u32);
-    Report {
-        hook: Hook::NodeOut,
-        outcome,
-        subject,
-        ether_type,
-        len,
-    }
-    .send(&packet.tuple);
+    Report { hook: Hook::NodeOut, outcome, subject, ether_type, len }.send(&packet.tuple);
     match outcome {
         Outcome::Allowed(_) | Outcome::Audited(_) => TC_ACT_UNSPEC,
         Outcome::Denied(_) => TC_ACT_SHOT,

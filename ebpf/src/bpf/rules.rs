@@ -97,7 +97,7 @@ impl Lookup for Generation {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+    fn flow(&self, key: &FlowKey) -> Flow {
         flows::get(key)
     }
 

@@ -26,8 +26,8 @@ impl Lookup for Closed {
         false
     }
 
-    fn flow(&self, _: &FlowKey) -> Option<Flow> {
-        None
+    fn flow(&self, _: &FlowKey) -> Flow {
+        Flow::ABSENT
     }
 
     fn first_fragment(&self, _: &FragmentKey) -> Option<u64> {

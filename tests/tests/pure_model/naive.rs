@@ -223,7 +223,7 @@ fn has_flow(world: &World, sketch: &Sketch) -> bool {
         (State::Answered, _) => 60,
         (State::Established, true) => 5 * DAY_S,
         (State::Established, false) => 180,
-        (State::Ours, _) => 0,
+        (State::Ours | State::Absent, _) => 0,
     };
     !flow.of_another && flow.age_s < lives_s
 }

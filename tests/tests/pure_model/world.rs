@@ -251,8 +251,10 @@ impl Lookup for Table<'_> {
         })
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        let known = self.world.flow?;
+    fn flow(&self, key: &FlowKey) -> Flow {
+        let Some(known) = self.world.flow else {
+            return Flow::ABSENT;
+        };
         let (protocol, local, remote) = flow_of(self.sketch);
         let tuple = Tuple {
             src: Addr::from(self.sketch.src()),
@@ -262,8 +264,11 @@ impl Lookup for Table<'_> {
             protocol: Protocol(protocol),
         };
         let seen_ns = (NOW_S - known.age_s) * SECOND;
-        (*key == FlowKey::outward(self.scope(), &tuple))
-            .then(|| Flow::new(known.state, Protocol(protocol), seen_ns))
+        if *key == FlowKey::outward(self.scope(), &tuple) {
+            Flow::new(known.state, Protocol(protocol), seen_ns)
+        } else {
+            Flow::ABSENT
+        }
     }
 
     fn first_fragment(&self, key: &FragmentKey) -> Option<u64> {

@@ -100,13 +100,13 @@ impl Lookup for Live<'_> {
             .is_some()
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Flow> {
+    fn flow(&self, key: &FlowKey) -> Flow {
         let key = Shared(*key);
         let half_open = || self.look("HALF_OPEN", self.flows.half_open.get(&key, 0));
         let flow = self
             .look("ESTABLISHED", self.flows.established.get(&key, 0))
             .or_else(half_open);
-        flow.map(|Shared(flow)| flow)
+        flow.map_or(Flow::ABSENT, |Shared(flow)| flow)
     }
 
     fn first_fragment(&self, key: &FragmentKey) -> Option<u64> {

@@ -82,8 +82,8 @@ impl Lookup for Kernel<'_> {
         })
     }
 
-    fn flow(&self, _: &FlowKey) -> Option<Flow> {
-        None
+    fn flow(&self, _: &FlowKey) -> Flow {
+        Flow::ABSENT
     }
 
     fn first_fragment(&self, _: &FragmentKey) -> Option<u64> {
