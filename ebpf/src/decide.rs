@@ -156,7 +156,11 @@ const fn opens(kind: Kind) -> bool {
 /// The port that a rule is about. An ICMP identifier is not one.
 #[inline(always)]
 const fn port(tuple: &Tuple) -> u16 {
-    if tuple.protocol.has_ports() { tuple.dport } else { 0 }
+    if tuple.protocol.has_ports() {
+        tuple.dport
+    } else {
+        0
+    }
 }
 
 #[inline(always)]
@@ -171,13 +175,23 @@ fn later_fragment<L: Lookup>(lookup: &L, scope: u32, tuple: &Tuple, id: u32) -> 
 
 /// An ICMP error may leave when it answers a packet that the pod got of a flow that may be.
 #[inline(always)]
-fn error<L: Lookup>(lookup: &L, endpoint: &Endpoint, outer: &Tuple, quoted: &Tuple, groups: GroupSet) -> Verdict {
+fn error<L: Lookup>(
+    lookup: &L,
+    endpoint: &Endpoint,
+    outer: &Tuple,
+    quoted: &Tuple,
+    groups: GroupSet,
+) -> Verdict {
     let ours = quoted.dst == outer.src && quoted.src == outer.dst;
     if ours {
         if answers(lookup, &FlowKey::inward(endpoint.device(), quoted)) {
             return Verdict::Allow(AllowReason::RelatedError);
         }
-        let port = if quoted.protocol.has_ports() { quoted.sport } else { 0 };
+        let port = if quoted.protocol.has_ports() {
+            quoted.sport
+        } else {
+            0
+        };
         if lookup.permits(endpoint.policy(), groups, quoted.protocol, port) {
             return Verdict::Allow(AllowReason::RelatedError);
         }
@@ -286,6 +300,9 @@ pub fn call<L: Lookup>(lookup: &L, endpoint: &Endpoint, tuple: &Tuple) -> Verdic
     if let Err(reason) = check_destination(dst) {
         return Verdict::Deny(reason);
     }
-    let packet = Packet { tuple: *tuple, ..Packet::EMPTY };
+    let packet = Packet {
+        tuple: *tuple,
+        ..Packet::EMPTY
+    };
     destination(lookup, endpoint, &packet)
 }

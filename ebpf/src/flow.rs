@@ -92,12 +92,20 @@ const SECOND: u64 = 1_000_000_000;
 impl Flow {
     /// No flow. A value of its own instead of an `Option`, because Linux before 6.3 does not let a program copy the unset
     /// part of one.
-    pub const ABSENT: Self = Self { seen_ns: 0, state: State::Absent as u32, protocol: 0 };
+    pub const ABSENT: Self = Self {
+        seen_ns: 0,
+        state: State::Absent as u32,
+        protocol: 0,
+    };
 
     /// Seen at `now_ns` of the monotonic clock.
     #[inline(always)]
     pub const fn new(state: State, protocol: Protocol, now_ns: u64) -> Self {
-        Self { seen_ns: now_ns, state: state as u32, protocol: protocol.0 as u32 }
+        Self {
+            seen_ns: now_ns,
+            state: state as u32,
+            protocol: protocol.0 as u32,
+        }
     }
 
     /// How far it has come. An unknown number is a flow that permits nothing.
@@ -167,13 +175,19 @@ pub fn inward_step(kind: Kind, half_open: Option<State>, established: Option<Sta
         // A new call in the place of a flow that has ended, or of a call that was not finished.
         (Kind::Tcp(flags), _, None | Some(State::Closing)) if flags.opens() => Step::HalfOpen(State::Called),
         (Kind::Tcp(flags), _, Some(_)) if flags.closes() => Step::Establish(State::Closing),
-        (Kind::Tcp(flags), Some(State::Answered), None) if !flags.closes() => Step::Establish(State::Established),
+        (Kind::Tcp(flags), Some(State::Answered), None) if !flags.closes() => {
+            Step::Establish(State::Established)
+        }
         (Kind::Tcp(_), _, Some(state)) => Step::Establish(state),
         (Kind::Tcp(_), _, None) => Step::None,
         (Kind::Datagram | Kind::Query | Kind::EchoReply, _, Some(state)) => Step::Establish(state),
-        (Kind::Datagram | Kind::Query | Kind::EchoReply, Some(State::Ours), None) => Step::HalfOpen(State::Ours),
+        (Kind::Datagram | Kind::Query | Kind::EchoReply, Some(State::Ours), None) => {
+            Step::HalfOpen(State::Ours)
+        }
         (Kind::Datagram | Kind::Query, _, None) => Step::HalfOpen(State::Called),
-        (Kind::EchoReply, _, None) | (Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_), _, _) => Step::None,
+        (Kind::EchoReply, _, None) | (Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_), _, _) => {
+            Step::None
+        }
     }
 }
 
@@ -184,7 +198,9 @@ pub fn answer_step(kind: Kind, half_open: Option<State>, established: Option<Sta
         (Kind::Tcp(flags), _, Some(_)) if flags.closes() => Step::Establish(State::Closing),
         (Kind::Tcp(flags), Some(_), None) if flags.answers() => Step::HalfOpen(State::Answered),
         (Kind::Tcp(_), _, None) => Step::None,
-        (Kind::Tcp(_) | Kind::Datagram | Kind::Query | Kind::EchoReply, _, Some(state)) => Step::Establish(state),
+        (Kind::Tcp(_) | Kind::Datagram | Kind::Query | Kind::EchoReply, _, Some(state)) => {
+            Step::Establish(state)
+        }
         (Kind::Datagram | Kind::Query | Kind::EchoReply, _, None) => Step::Establish(State::Established),
         (Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_), _, _) => Step::None,
     }
@@ -207,7 +223,13 @@ impl FragmentKey {
     /// The packet with this identification, as seen at `scope`.
     #[inline(always)]
     pub const fn new(scope: u32, tuple: &Tuple, id: u32) -> Self {
-        Self { scope, src: tuple.src, dst: tuple.dst, id, protocol: tuple.protocol.0 as u32 }
+        Self {
+            scope,
+            src: tuple.src,
+            dst: tuple.dst,
+            id,
+            protocol: tuple.protocol.0 as u32,
+        }
     }
 
     /// For how long parts may follow the first one, in nanoseconds of the monotonic clock: the kernel's own

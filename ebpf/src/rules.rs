@@ -59,7 +59,11 @@ pub enum Enforcement {
 impl Header {
     /// `cgroup_levels` has bit *n* set when a cgroup *n* levels below the root is an endpoint.
     pub const fn new(generation: u64, enforcement: Enforcement, cgroup_levels: u32) -> Self {
-        Self { generation, enforcement: enforcement as u32, cgroup_levels }
+        Self {
+            generation,
+            enforcement: enforcement as u32,
+            cgroup_levels,
+        }
     }
 
     /// The number of the generation.
@@ -149,7 +153,11 @@ impl EndpointKey {
     /// The key of `identity` in `bank`.
     #[inline(always)]
     pub const fn new(bank: Bank, identity: Identity) -> Self {
-        Self { bank, kind: identity.kind(), id: identity.id() }
+        Self {
+            bank,
+            kind: identity.kind(),
+            id: identity.id(),
+        }
     }
 }
 
@@ -385,8 +393,19 @@ impl RuleKey {
     /// The key of a look-up, or the data of a rule. Both ICMPs are one protocol here.
     #[inline(always)]
     pub const fn new(bank: Bank, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> Self {
-        let protocol = if protocol.0 == Protocol::ICMPV6.0 { Protocol::ICMP.0 } else { protocol.0 };
-        Self { bank, policy, groups, protocol, reserved: 0, port: port.to_be_bytes() }
+        let protocol = if protocol.0 == Protocol::ICMPV6.0 {
+            Protocol::ICMP.0
+        } else {
+            protocol.0
+        };
+        Self {
+            bank,
+            policy,
+            groups,
+            protocol,
+            reserved: 0,
+            port: port.to_be_bytes(),
+        }
     }
 }
 

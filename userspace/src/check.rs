@@ -60,7 +60,12 @@ pub fn run() -> Vec<Finding> {
         map("LRU hash maps", MapType::LruHash),
         map("ring buffers", MapType::RingBuf),
     ]);
-    findings.extend([cgroups(), jit(), unprivileged_bpf(), forwarding("net/ipv4/ip_forward", "IPv4 forwarding")]);
+    findings.extend([
+        cgroups(),
+        jit(),
+        unprivileged_bpf(),
+        forwarding("net/ipv4/ip_forward", "IPv4 forwarding"),
+    ]);
     findings.push(forwarding("net/ipv6/conf/all/forwarding", "IPv6 forwarding"));
     findings
 }
@@ -70,7 +75,11 @@ fn privileges() -> Finding {
     Finding {
         what: "privileges",
         state: if root { State::Ok } else { State::Missing },
-        found: if root { "root".to_owned() } else { format!("user {}", nix::unistd::geteuid()) },
+        found: if root {
+            "root".to_owned()
+        } else {
+            format!("user {}", nix::unistd::geteuid())
+        },
         means: "programs are loaded and attached as root",
     }
 }
@@ -84,12 +93,21 @@ fn release() -> Option<(u32, u32)> {
 fn kernel() -> Finding {
     let (state, found) = match release() {
         Some(version @ (major, minor)) => {
-            let state = if version >= OLDEST { State::Ok } else { State::Warning };
+            let state = if version >= OLDEST {
+                State::Ok
+            } else {
+                State::Warning
+            };
             (state, format!("Linux {major}.{minor}"))
         }
         None => (State::Warning, "unknown".to_owned()),
     };
-    Finding { what: "kernel", state, found, means: "tested on Linux 6.1, 6.12 and the newest" }
+    Finding {
+        what: "kernel",
+        state,
+        found,
+        means: "tested on Linux 6.1, 6.12 and the newest",
+    }
 }
 
 fn attachment() -> Finding {
@@ -103,7 +121,10 @@ fn attachment() -> Finding {
 }
 
 fn program(what: &'static str, kind: ProgramType) -> Finding {
-    supported(what, is_program_supported(kind).map_err(|error| error.to_string()))
+    supported(
+        what,
+        is_program_supported(kind).map_err(|error| error.to_string()),
+    )
 }
 
 fn map(what: &'static str, kind: MapType) -> Finding {
@@ -116,7 +137,12 @@ fn supported(what: &'static str, answer: Result<bool, String>) -> Finding {
         Ok(false) => (State::Missing, "not supported".to_owned()),
         Err(error) => (State::Missing, format!("cannot tell: {error}")),
     };
-    Finding { what, state, found, means: "the eBPF programs need it" }
+    Finding {
+        what,
+        state,
+        found,
+        means: "the eBPF programs need it",
+    }
 }
 
 fn cgroups() -> Finding {
@@ -133,7 +159,9 @@ fn cgroups() -> Finding {
 }
 
 fn sysctl(path: &str) -> Option<String> {
-    fs::read_to_string(Path::new("/proc/sys").join(path)).ok().map(|text| text.trim().to_owned())
+    fs::read_to_string(Path::new("/proc/sys").join(path))
+        .ok()
+        .map(|text| text.trim().to_owned())
 }
 
 fn jit() -> Finding {

@@ -61,7 +61,11 @@ pub enum Ports {
 impl Ports {
     /// One port.
     pub const fn single(protocol: Protocol, port: u16) -> Self {
-        Self::Range { protocol: protocol.0, port, bits: 16 }
+        Self::Range {
+            protocol: protocol.0,
+            port,
+            bits: 16,
+        }
     }
 
     /// The aligned ranges that make up `first..=last`.
@@ -69,7 +73,11 @@ impl Ports {
         let mut ranges = Vec::new();
         let (mut next, end) = (u32::from(first), u32::from(last));
         while next <= end {
-            let aligned = if next == 0 { 16 } else { next.trailing_zeros().min(16) };
+            let aligned = if next == 0 {
+                16
+            } else {
+                next.trailing_zeros().min(16)
+            };
             let fitting = (end - next + 1).ilog2();
             let size = aligned.min(fitting);
             ranges.push(Self::Range {
@@ -88,7 +96,11 @@ impl fmt::Display for Ports {
         match *self {
             Self::Any => f.write_str("any"),
             Self::Protocol(protocol) => write!(f, "any/{}", Protocol(protocol)),
-            Self::Range { protocol, port, bits: 16 } => write!(f, "{port}/{}", Protocol(protocol)),
+            Self::Range {
+                protocol,
+                port,
+                bits: 16,
+            } => write!(f, "{port}/{}", Protocol(protocol)),
             Self::Range { protocol, port, bits } => {
                 let last = u32::from(port) + (1_u32 << 16_u8.saturating_sub(bits)) - 1;
                 write!(f, "{port}-{last}/{}", Protocol(protocol))
@@ -103,10 +115,20 @@ mod tests {
 
     #[test]
     fn ranges_cover_exactly_what_they_should() {
-        for (first, last) in [(0, 0), (0, 65535), (1, 65535), (80, 80), (1000, 2000), (65535, 65535), (0, 65534)] {
+        for (first, last) in [
+            (0, 0),
+            (0, 65535),
+            (1, 65535),
+            (80, 80),
+            (1000, 2000),
+            (65535, 65535),
+            (0, 65534),
+        ] {
             let mut covered = vec![false; 65536];
             for ports in Ports::range(Protocol::TCP, first, last) {
-                let Ports::Range { port, bits, .. } = ports else { unreachable!() };
+                let Ports::Range { port, bits, .. } = ports else {
+                    unreachable!()
+                };
                 let size = 1usize << (16 - bits);
                 assert_eq!(usize::from(port) % size, 0, "aligned");
                 for seen in &mut covered[usize::from(port)..usize::from(port) + size] {

@@ -18,9 +18,23 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn run(self) -> Result<()> {
         let Self { json } = self;
-        packages::ensure(&[("ip", "iproute2")], "the measurement makes a network namespace of its own")?;
+        packages::ensure(
+            &[("ip", "iproute2")],
+            "the measurement makes a network namespace of its own",
+        )?;
         build_ebpf::build()?;
-        shell::cargo().args(["build", "--release", "--package", "sluice-tests", "--bin", "sluice-bench"]).run()?;
-        shell::Cmd::new(shell::target("release/sluice-bench")).args(json.then_some("--json")).run()
+        shell::cargo()
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "sluice-tests",
+                "--bin",
+                "sluice-bench",
+            ])
+            .run()?;
+        shell::Cmd::new(shell::target("release/sluice-bench"))
+            .args(json.then_some("--json"))
+            .run()
     }
 }

@@ -73,11 +73,7 @@ impl Toolchain {
         for reason in &refused {
             eprintln!("    {reason}");
         }
-        packages::install(
-            &DEBIAN_PACKAGES,
-            "BPF code needs a compiler with its source",
-        )
-        .context(BY_HAND)?;
+        packages::install(&DEBIAN_PACKAGES, "BPF code needs a compiler with its source").context(BY_HAND)?;
         Candidate::at(DEBIAN_RUSTC)
             .and_then(|candidate| candidate.to_toolchain())
             .context(BY_HAND)

@@ -29,7 +29,11 @@ fn now_ns() -> u64 {
 #[inline(always)]
 pub(super) fn get(key: &FlowKey) -> Flow {
     let established = established(key);
-    if matches!(established.state(), State::Absent) { half_open(key) } else { established }
+    if matches!(established.state(), State::Absent) {
+        half_open(key)
+    } else {
+        established
+    }
 }
 
 #[inline(always)]

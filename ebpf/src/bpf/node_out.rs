@@ -43,7 +43,11 @@ fn node_out_of(skb: &Skb, link: Link) -> i32 {
     if rules.header.enforcement() == Enforcement::Off {
         return TC_ACT_UNSPEC;
     }
-    if skb.came_in_by() == 0 { own(&rules, skb, link) } else { passing(&rules, skb, link) }
+    if skb.came_in_by() == 0 {
+        own(&rules, skb, link)
+    } else {
+        passing(&rules, skb, link)
+    }
 }
 
 /// A packet of one of the node's own sockets: of a pod in the node's network namespace, or of nobody's concern.
@@ -56,8 +60,17 @@ fn own(rules: &Generation, skb: &Skb, link: Link) -> i32 {
         return TC_ACT_SHOT;
     };
     let verdict = desk.judge(|packet, parsed| judge_host(rules, endpoint, packet, parsed));
-    let subject = Subject { identity, policy: endpoint.policy(), generation: rules.header.generation() };
-    act(skb, desk.packet(), Outcome::of(verdict, endpoint.is_audited()), subject)
+    let subject = Subject {
+        identity,
+        policy: endpoint.policy(),
+        generation: rules.header.generation(),
+    };
+    act(
+        skb,
+        desk.packet(),
+        Outcome::of(verdict, endpoint.is_audited()),
+        subject,
+    )
 }
 
 /// A packet that came in by another device.
@@ -69,7 +82,11 @@ fn passing(rules: &Generation, skb: &Skb, link: Link) -> i32 {
     let mark = skb.mark();
     let verdict = desk.judge(|packet, parsed| judge_forwarded(rules, mark, packet, parsed));
     let identity = Identity::Device(skb.came_in_by());
-    let subject = Subject { identity, policy: PolicyId(0), generation: rules.header.generation() };
+    let subject = Subject {
+        identity,
+        policy: PolicyId(0),
+        generation: rules.header.generation(),
+    };
     let audited = rules.header.enforcement() == Enforcement::Audit;
     act(skb, desk.packet(), Outcome::of(verdict, audited), subject)
 }
@@ -80,7 +97,14 @@ fn act(skb: &Skb, packet: &Packet, outcome: Outcome, subject: Subject) -> i32 {
         note(reason, packet);
     }
     let (ether_type, len) = (packet.ether_type, skb.len() as u32);
-    Report { hook: Hook::NodeOut, outcome, subject, ether_type, len }.send(&packet.tuple);
+    Report {
+        hook: Hook::NodeOut,
+        outcome,
+        subject,
+        ether_type,
+        len,
+    }
+    .send(&packet.tuple);
     match outcome {
         Outcome::Allowed(_) | Outcome::Audited(_) => TC_ACT_UNSPEC,
         Outcome::Denied(_) => TC_ACT_SHOT,

@@ -25,11 +25,13 @@ static ACTIVE: Array<Bank> = Array::with_max_entries(1, 0);
 #[map]
 static HEADERS: Array<Header> = Array::with_max_entries(2, 0);
 #[map]
-static ENDPOINTS: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(capacity::ENDPOINTS, NO_PREALLOC);
+static ENDPOINTS: HashMap<EndpointKey, Endpoint> =
+    HashMap::with_max_entries(capacity::ENDPOINTS, NO_PREALLOC);
 #[map]
 static HOSTS: HashMap<DestinationKey, GroupSet> = HashMap::with_max_entries(capacity::HOSTS, NO_PREALLOC);
 #[map]
-static NETWORKS: LpmTrie<DestinationKey, GroupSet> = LpmTrie::with_max_entries(capacity::NETWORKS, NO_PREALLOC);
+static NETWORKS: LpmTrie<DestinationKey, GroupSet> =
+    LpmTrie::with_max_entries(capacity::NETWORKS, NO_PREALLOC);
 #[map]
 static RULES: LpmTrie<RuleKey, u32> = LpmTrie::with_max_entries(capacity::RULES, NO_PREALLOC);
 
@@ -93,7 +95,12 @@ impl Lookup for Generation {
 
     #[inline(always)]
     fn permits(&self, policy: PolicyId, groups: GroupSet, protocol: Protocol, port: u16) -> bool {
-        RULES.get(Key::new(RuleKey::BITS, RuleKey::new(self.bank, policy, groups, protocol, port))).is_some()
+        RULES
+            .get(Key::new(
+                RuleKey::BITS,
+                RuleKey::new(self.bank, policy, groups, protocol, port),
+            ))
+            .is_some()
     }
 
     #[inline(always)]

@@ -65,8 +65,9 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     }
     match protocol {
         Protocol::TCP => {
-            let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, data_offset, flags, ..] =
-                bytes.load::<[u8; TCP_HEADER_LEN]>(offset).ok_or(DropReason::Truncated)?;
+            let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, data_offset, flags, ..] = bytes
+                .load::<[u8; TCP_HEADER_LEN]>(offset)
+                .ok_or(DropReason::Truncated)?;
             if usize::from(data_offset >> 4) * 4 < TCP_HEADER_LEN {
                 return Err(DropReason::Malformed);
             }
@@ -80,7 +81,9 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
             packet.tuple.dport = u16::from_be_bytes(udp.dst);
         }
         _ => {
-            let [s0, s1, d0, d1, ..] = bytes.load::<[u8; SCTP_HEADER_LEN]>(offset).ok_or(DropReason::Truncated)?;
+            let [s0, s1, d0, d1, ..] = bytes
+                .load::<[u8; SCTP_HEADER_LEN]>(offset)
+                .ok_or(DropReason::Truncated)?;
             packet.tuple.sport = u16::from_be_bytes([s0, s1]);
             packet.tuple.dport = u16::from_be_bytes([d0, d1]);
         }

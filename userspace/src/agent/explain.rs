@@ -30,7 +30,11 @@ impl Agent {
 
     /// Answers `sluice explain`.
     pub(super) fn explain(&self, question: &Question) -> anyhow::Result<Explanation> {
-        let Question { pod, destination, live } = question;
+        let Question {
+            pod,
+            destination,
+            live,
+        } = question;
         let identity = self.identity(pod)?;
         let rules = self.dataplane.lookup()?;
         let endpoint = rules
@@ -51,9 +55,15 @@ impl Agent {
             (true, Some(frame), Identity::Device(index)) => {
                 let (outcome, generation) = self.dataplane.replay(crate::facts::IfIndex(index), frame)?;
                 let (verdict, reason) = translate::words(outcome);
-                Some(Live { verdict, reason: reason.to_owned(), generation: generation.0 })
+                Some(Live {
+                    verdict,
+                    reason: reason.to_owned(),
+                    generation: generation.0,
+                })
             }
-            (true, _, _) => bail!("{pod} is in the node's network namespace: there is no device to replay its packets on"),
+            (true, _, _) => {
+                bail!("{pod} is in the node's network namespace: there is no device to replay its packets on")
+            }
         };
         Ok(Explanation {
             verdict: kind,
@@ -89,14 +99,20 @@ impl Agent {
 
     fn causes(&self, pod: &PodName, destination: &Destination) -> Vec<Cause> {
         let protocol = destination.protocol.protocol(destination.address);
-        let explained =
-            self.with_input(|input| project::explain(input, pod, destination.address, protocol, destination.port));
-        let Some(explained) = explained else { return Vec::new() };
+        let explained = self.with_input(|input| {
+            project::explain(input, pod, destination.address, protocol, destination.port)
+        });
+        let Some(explained) = explained else {
+            return Vec::new();
+        };
         let mut causes: Vec<Cause> = explained
             .internal
             .iter()
             .map(|range| Cause {
-                object: range.object.as_ref().map_or_else(|| range.source.to_string(), ToString::to_string),
+                object: range
+                    .object
+                    .as_ref()
+                    .map_or_else(|| range.source.to_string(), ToString::to_string),
                 origin: range.origin.as_ref().map(ToString::to_string),
                 says: format!("{} is inside the cluster ({})", range.range, range.source),
             })
@@ -157,8 +173,16 @@ fn policy_causes(policy: &PolicyExplanation) -> Vec<Cause> {
         Role::Subject => "a subject",
         Role::None => "nothing",
     };
-    let word = if policy.permits { "permits it" } else { "does not permit it" };
-    let counts = if policy.effective { "" } else { " (does not count: another policy enforces)" };
+    let word = if policy.permits {
+        "permits it"
+    } else {
+        "does not permit it"
+    };
+    let counts = if policy.effective {
+        ""
+    } else {
+        " (does not count: another policy enforces)"
+    };
     let mut causes = vec![Cause {
         object: object.clone(),
         origin: Some(policy.origin.to_string()),
@@ -168,13 +192,25 @@ fn policy_causes(policy: &PolicyExplanation) -> Vec<Cause> {
         let ports = because.ports.join(", ");
         let (object, origin, what) = match &because.because {
             Because::AnyDestination => (object.clone(), None, "gatewayDestinations: Any".to_owned()),
-            Because::ServiceEntry { name, prefix, origin } => {
-                (format!("ServiceEntry {name}"), Some(origin.to_string()), format!("declares {prefix}"))
+            Because::ServiceEntry { name, prefix, origin } => (
+                format!("ServiceEntry {name}"),
+                Some(origin.to_string()),
+                format!("declares {prefix}"),
+            ),
+            Because::Exception { name, cidr } => {
+                (object.clone(), None, format!("exception {name} covers {cidr}"))
             }
-            Because::Exception { name, cidr } => (object.clone(), None, format!("exception {name} covers {cidr}")),
-            Because::Excepted { name, except } => (object.clone(), None, format!("exception {name} leaves out {except}")),
+            Because::Excepted { name, except } => (
+                object.clone(),
+                None,
+                format!("exception {name} leaves out {except}"),
+            ),
         };
-        let says = if ports.is_empty() { what } else { format!("{what} with {ports}") };
+        let says = if ports.is_empty() {
+            what
+        } else {
+            format!("{what} with {ports}")
+        };
         causes.push(Cause { object, origin, says });
     }
     causes

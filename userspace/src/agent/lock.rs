@@ -15,7 +15,9 @@ use crate::sys;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Another one does.
-    #[error("another agent holds {path}: {holder} (end it first, or give this one a --run-dir of its own for another node)")]
+    #[error(
+        "another agent holds {path}: {holder} (end it first, or give this one a --run-dir of its own for another node)"
+    )]
     Held {
         /// The lock.
         path: PathBuf,
@@ -51,8 +53,15 @@ pub(crate) struct Lock {
 /// of an agent is left in the kernel.
 pub(crate) fn acquire(run_dir: &Path, node: &str) -> Result<Lock, Error> {
     let path = run_dir.join("lock");
-    let io = |source| Error::Io { path: path.clone(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(run_dir).map_err(io)?;
+    let io = |source| Error::Io {
+        path: path.clone(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run_dir)
+        .map_err(io)?;
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -83,7 +92,10 @@ const NETNS: &str = "netns";
 
 fn check_node(run_dir: &Path) -> Result<(), Error> {
     let path = run_dir.join(NETNS);
-    let io = |source| Error::Io { path: path.clone(), source };
+    let io = |source| Error::Io {
+        path: path.clone(),
+        source,
+    };
     let own = sys::cookie().map_err(io)?.0.to_string();
     match fs::read_to_string(&path) {
         Ok(noted) if noted != own => Err(Error::OtherNode { path }),

@@ -44,7 +44,12 @@ pub struct Settings {
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node: String,
     /// Where programs, maps and links are pinned; mounted if it is not on a BPF file system.
-    #[arg(long, env = "SLUICE_BPFFS", default_value = "/sys/fs/bpf/sluice", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "SLUICE_BPFFS",
+        default_value = "/sys/fs/bpf/sluice",
+        value_name = "DIR"
+    )]
     pub bpffs: PathBuf,
     /// The cgroup (v2) below which calls are refused early. Unless it is given: the root, if the agent runs in the network
     /// namespace of process 1, none otherwise.
@@ -135,8 +140,9 @@ async fn serve(mut agent: Agent, mut asked: mpsc::Receiver<Command>) {
 fn answer_waiting(agent: &Agent, waiting: Vec<Waiting>) -> Vec<Waiting> {
     let status = agent.status();
     let now = Instant::now();
-    let (done, still): (Vec<_>, Vec<_>) =
-        waiting.into_iter().partition(|who| status.ready || who.until <= now);
+    let (done, still): (Vec<_>, Vec<_>) = waiting
+        .into_iter()
+        .partition(|who| status.ready || who.until <= now);
     for who in done {
         let _ = who.answer.send(status.clone());
     }

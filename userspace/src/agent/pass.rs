@@ -165,14 +165,24 @@ impl Agent {
 
     /// Finds where the packets of this node's pods come from.
     async fn find_pods(&mut self, view: &View) -> Facts {
-        let mut facts = Facts { own_addresses: view.addresses.clone(), pods: BTreeMap::new() };
-        for pod in self.stores.pods.values().filter(|pod| pod.is_local(&self.settings.node) && !pod.finished) {
+        let mut facts = Facts {
+            own_addresses: view.addresses.clone(),
+            pods: BTreeMap::new(),
+        };
+        for pod in self
+            .stores
+            .pods
+            .values()
+            .filter(|pod| pod.is_local(&self.settings.node) && !pod.finished)
+        {
             let found = match (&pod.netns, &pod.cgroup) {
                 (_, Some(path)) if pod.host_network => node::cgroup(path).map(PodNetwork::Host),
                 (Some(path), _) if !pod.host_network => self.node.pod(path, view).await,
                 (Some(_) | None, _) => continue,
             };
-            facts.pods.insert(pod.name.clone(), found.map_err(|error| error.to_string()));
+            facts
+                .pods
+                .insert(pod.name.clone(), found.map_err(|error| error.to_string()));
         }
         facts
     }
@@ -183,7 +193,10 @@ impl Agent {
         match self.dataplane.apply(&self.projection.desired) {
             Ok(None) => true,
             Ok(Some(applied)) => {
-                self.status.loaded_at = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|age| age.as_secs());
+                self.status.loaded_at = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .ok()
+                    .map(|age| age.as_secs());
                 info!(
                     generation = applied.generation.0,
                     changes = applied.changes,
@@ -240,17 +253,36 @@ impl Agent {
         };
         self.status.ready = applied && !broken;
         self.status.generation = generation;
-        self.status.endpoints = self.projection.report.endpoints.iter().filter(|endpoint| endpoint.pending.is_none()).count();
+        self.status.endpoints = self
+            .projection
+            .report
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.pending.is_none())
+            .count();
         self.status.destinations = desired.destinations.len();
         self.status.rules = desired.rules.len();
         self.status.policies = self.stores.policies.keys().cloned().collect();
         self.status.internal = internal;
-        self.status.ignored = self.stores.ignored.iter().map(|(kind, &count)| (format!("{} {}", kind.api_version, kind.kind), count)).collect();
-        self.status.devices = view.into_iter().flat_map(|view| &view.links).map(|link| super::status::Device {
-            index: link.index.0,
-            name: link.name.clone(),
-            role: match link.role { Role::Pod => "pod", Role::Uplink => "uplink" }.to_owned(),
-        }).collect();
+        self.status.ignored = self
+            .stores
+            .ignored
+            .iter()
+            .map(|(kind, &count)| (format!("{} {}", kind.api_version, kind.kind), count))
+            .collect();
+        self.status.devices = view
+            .into_iter()
+            .flat_map(|view| &view.links)
+            .map(|link| super::status::Device {
+                index: link.index.0,
+                name: link.name.clone(),
+                role: match link.role {
+                    Role::Pod => "pod",
+                    Role::Uplink => "uplink",
+                }
+                .to_owned(),
+            })
+            .collect();
         self.status.problems = problems;
     }
 
@@ -258,8 +290,12 @@ impl Agent {
     /// single addresses, which `explain` knows.
     fn internal(&self) -> BTreeMap<String, String> {
         let ranges = self.with_input(internal);
-        let networks = ranges.iter().filter(|range| range.range.prefix_len() < range.range.max_prefix_len());
-        networks.map(|range| (range.range.to_string(), range.source.to_string())).collect()
+        let networks = ranges
+            .iter()
+            .filter(|range| range.range.prefix_len() < range.range.max_prefix_len());
+        networks
+            .map(|range| (range.range.to_string(), range.source.to_string()))
+            .collect()
     }
 
     /// How the agent is, with the counters as they are now.
@@ -267,13 +303,27 @@ impl Agent {
         let mut status = self.status.clone();
         match self.dataplane.counters() {
             Ok(counters) => {
-                status.lost = Lost { events: counters.lost_events, flows: counters.lost_flows };
-                status.counters = counters.packets.into_iter().map(|(hook, outcome, packets)| {
-                    let (verdict, reason) = translate::words(outcome);
-                    Count { hook: hook.word().to_owned(), verdict: verdict.to_string(), reason: reason.to_owned(), packets }
-                }).collect();
+                status.lost = Lost {
+                    events: counters.lost_events,
+                    flows: counters.lost_flows,
+                };
+                status.counters = counters
+                    .packets
+                    .into_iter()
+                    .map(|(hook, outcome, packets)| {
+                        let (verdict, reason) = translate::words(outcome);
+                        Count {
+                            hook: hook.word().to_owned(),
+                            verdict: verdict.to_string(),
+                            reason: reason.to_owned(),
+                            packets,
+                        }
+                    })
+                    .collect();
             }
-            Err(error) => status.problems.push(Problem::new(Severity::Warning, error.to_string())),
+            Err(error) => status
+                .problems
+                .push(Problem::new(Severity::Warning, error.to_string())),
         }
         status.repairs = self.dataplane.repairs();
         status
@@ -287,7 +337,11 @@ fn identities(facts: &Facts) -> BTreeMap<Identity, PodName> {
         match network {
             Ok(PodNetwork::Own { netns, devices }) => {
                 identities.insert(Identity::Netns(netns.0), pod.clone());
-                identities.extend(devices.iter().map(|device| (Identity::Device(device.index.0), pod.clone())));
+                identities.extend(
+                    devices
+                        .iter()
+                        .map(|device| (Identity::Device(device.index.0), pod.clone())),
+                );
             }
             Ok(PodNetwork::Host(cgroup)) => {
                 identities.insert(Identity::Cgroup(cgroup.id), pod.clone());

@@ -32,7 +32,10 @@ fn write(ip: PacketBuilderStep<etherparse::IpHeaders>, destination: &Destination
     let mut frame = Vec::with_capacity(128);
     let port = destination.port;
     let written = match (destination.protocol, destination.address) {
-        (Transport::Tcp, _) => ip.tcp(CLIENT_PORT, port, 0, u16::MAX).syn().write(&mut frame, &[]),
+        (Transport::Tcp, _) => ip
+            .tcp(CLIENT_PORT, port, 0, u16::MAX)
+            .syn()
+            .write(&mut frame, &[]),
         (Transport::Udp, _) => ip.udp(CLIENT_PORT, port).write(&mut frame, &[0; 8]),
         (Transport::Icmp, IpAddr::V4(_)) => ip.icmpv4_echo_request(1, 1).write(&mut frame, &[0; 8]),
         (Transport::Icmp, IpAddr::V6(_)) => ip.icmpv6_echo_request(1, 1).write(&mut frame, &[0; 8]),
@@ -58,15 +61,30 @@ mod tests {
 
     #[test]
     fn the_frame_is_what_was_asked_for() {
-        let (v4, v6) = (Addr::v4([10, 0, 0, 1]), Addr::from("fd00::1".parse::<IpAddr>().expect("an address")));
+        let (v4, v6) = (
+            Addr::v4([10, 0, 0, 1]),
+            Addr::from("fd00::1".parse::<IpAddr>().expect("an address")),
+        );
         let endpoint = Endpoint::new(7, [2, 0, 0, 0, 0, 9], Some(v4), Some(v6));
-        for text in ["203.0.113.5:443", "203.0.113.5:53/udp", "203.0.113.5/icmp", "203.0.113.5:9/sctp", "[2001:db8::5]:443", "[2001:db8::5]:9/sctp", "2001:db8::5/icmp"] {
+        for text in [
+            "203.0.113.5:443",
+            "203.0.113.5:53/udp",
+            "203.0.113.5/icmp",
+            "203.0.113.5:9/sctp",
+            "[2001:db8::5]:443",
+            "[2001:db8::5]:9/sctp",
+            "2001:db8::5/icmp",
+        ] {
             let destination: Destination = text.parse().expect(text);
             let frame = frame(&endpoint, &destination).expect(text);
             let mut packet = Packet::EMPTY;
             parse(&Slice(&frame), Link::Ethernet, &mut packet).expect(text);
             assert_eq!(IpAddr::from(packet.tuple.dst), destination.address, "{text}");
-            assert_eq!(packet.tuple.protocol, destination.protocol.protocol(destination.address), "{text}");
+            assert_eq!(
+                packet.tuple.protocol,
+                destination.protocol.protocol(destination.address),
+                "{text}"
+            );
             assert!(endpoint.owns(packet.tuple.src), "{text}");
             if destination.protocol != Transport::Icmp {
                 assert_eq!(packet.tuple.dport, destination.port, "{text}");

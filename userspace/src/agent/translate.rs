@@ -48,7 +48,11 @@ pub(super) fn verdict(event: &Event, who: &Who) -> Option<VerdictEvent> {
     let subject = event.subject()?;
     let tuple = event.tuple();
     let device = match subject.identity {
-        Identity::Device(index) => who.devices.get(&index).cloned().or_else(|| Some(format!("#{index}"))),
+        Identity::Device(index) => who
+            .devices
+            .get(&index)
+            .cloned()
+            .or_else(|| Some(format!("#{index}"))),
         Identity::Netns(_) | Identity::Cgroup(_) => None,
     };
     Some(VerdictEvent {
@@ -71,7 +75,9 @@ pub(super) fn verdict(event: &Event, who: &Who) -> Option<VerdictEvent> {
 /// The wall clock's time (RFC 3339) of a moment of the monotonic clock.
 fn wall_clock(monotonic_ns: u64) -> String {
     let read = |clock| {
-        clock_gettime(clock).map_or(0, |time| i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec()))
+        clock_gettime(clock).map_or(0, |time| {
+            i128::from(time.tv_sec()) * 1_000_000_000 + i128::from(time.tv_nsec())
+        })
     };
     let age = read(ClockId::CLOCK_MONOTONIC) - i128::from(monotonic_ns);
     let then = read(ClockId::CLOCK_REALTIME) - age;

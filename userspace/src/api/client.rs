@@ -14,7 +14,9 @@ use super::{Failure, Line, Request, socket};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket is not there or nobody listens.
-    #[error("cannot reach the agent at {path}: {source} (is `sluice agent` running on this node, and with this --run-dir?)")]
+    #[error(
+        "cannot reach the agent at {path}: {source} (is `sluice agent` running on this node, and with this --run-dir?)"
+    )]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -52,7 +54,12 @@ impl Iterator for Answer {
     fn next(&mut self) -> Option<Self::Item> {
         let line = match self.lines.next()? {
             Ok(line) => line,
-            Err(source) => return Some(Err(Error::Io { path: self.path.clone(), source })),
+            Err(source) => {
+                return Some(Err(Error::Io {
+                    path: self.path.clone(),
+                    source,
+                }));
+            }
         };
         Some(match serde_json::from_str(&line) {
             Ok(Line::Item(value)) => Ok(value),
@@ -65,12 +72,20 @@ impl Iterator for Answer {
 /// Asks, and returns the answer's documents as they come.
 pub fn ask(run_dir: &Path, request: &Request) -> Result<Answer, Error> {
     let path = socket(run_dir);
-    let mut stream =
-        UnixStream::connect(&path).map_err(|source| Error::Connect { path: path.clone(), source })?;
+    let mut stream = UnixStream::connect(&path).map_err(|source| Error::Connect {
+        path: path.clone(),
+        source,
+    })?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(|source| Error::Io { path: path.clone(), source })?;
-    Ok(Answer { path, lines: BufReader::new(stream).lines() })
+    stream.write_all(&line).map_err(|source| Error::Io {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Answer {
+        path,
+        lines: BufReader::new(stream).lines(),
+    })
 }
 
 /// Asks for one document.

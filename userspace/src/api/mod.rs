@@ -115,7 +115,9 @@ impl fmt::Display for Transport {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DestinationError {
     /// Neither an address nor an address with a port.
-    #[error("`{0}` is no IP address; expected IP[:PORT][/PROTO], as 203.0.113.5:443, [2001:db8::5]:53/udp or 203.0.113.5/icmp")]
+    #[error(
+        "`{0}` is no IP address; expected IP[:PORT][/PROTO], as 203.0.113.5:443, [2001:db8::5]:53/udp or 203.0.113.5/icmp"
+    )]
     Address(String),
     /// A protocol that verdicts are not given on.
     #[error("`{0}` is none of tcp, udp, sctp, icmp")]
@@ -149,8 +151,16 @@ impl FromStr for Destination {
             return Err(DestinationError::Address(place.to_owned()));
         };
         match (protocol.unwrap_or(Transport::Tcp), port) {
-            (Transport::Icmp, _) => Ok(Self { address, port: 0, protocol: Transport::Icmp }),
-            (protocol, Some(port)) => Ok(Self { address, port, protocol }),
+            (Transport::Icmp, _) => Ok(Self {
+                address,
+                port: 0,
+                protocol: Transport::Icmp,
+            }),
+            (protocol, Some(port)) => Ok(Self {
+                address,
+                port,
+                protocol,
+            }),
             (protocol, None) => Err(DestinationError::NoPort(protocol, format!("{address}:443"))),
         }
     }
@@ -181,7 +191,10 @@ impl Filter {
     /// Whether `verdict` passes the filter.
     pub fn admits(&self, verdict: &VerdictEvent) -> bool {
         self.verdict.is_none_or(|kind| kind == verdict.verdict)
-            && self.pod.as_ref().is_none_or(|pod| Some(pod) == verdict.pod.as_ref())
+            && self
+                .pod
+                .as_ref()
+                .is_none_or(|pod| Some(pod) == verdict.pod.as_ref())
     }
 
     /// Whether it could admit a packet that was allowed: those are reported only while somebody asks.
@@ -309,17 +322,35 @@ mod tests {
 
     #[test]
     fn destinations_read_back_as_they_are_written() {
-        for text in ["203.0.113.5:443/TCP", "[2001:db8::5]:53/UDP", "203.0.113.5/ICMP", "2001:db8::5/ICMP", "1.2.3.4:0/SCTP"] {
+        for text in [
+            "203.0.113.5:443/TCP",
+            "[2001:db8::5]:53/UDP",
+            "203.0.113.5/ICMP",
+            "2001:db8::5/ICMP",
+            "1.2.3.4:0/SCTP",
+        ] {
             let destination: Destination = text.parse().expect(text);
             assert_eq!(destination.to_string(), text);
         }
-        assert_eq!("203.0.113.5:443".parse::<Destination>().expect("TCP").protocol, Transport::Tcp);
+        assert_eq!(
+            "203.0.113.5:443".parse::<Destination>().expect("TCP").protocol,
+            Transport::Tcp
+        );
     }
 
     #[test]
     fn a_destination_that_cannot_be_is_refused_with_what_was_expected() {
-        assert!(matches!("example.org:443".parse::<Destination>(), Err(DestinationError::Address(_))));
-        assert!(matches!("1.2.3.4:1/gre".parse::<Destination>(), Err(DestinationError::Protocol(_))));
-        assert!(matches!("1.2.3.4".parse::<Destination>(), Err(DestinationError::NoPort(Transport::Tcp, _))));
+        assert!(matches!(
+            "example.org:443".parse::<Destination>(),
+            Err(DestinationError::Address(_))
+        ));
+        assert!(matches!(
+            "1.2.3.4:1/gre".parse::<Destination>(),
+            Err(DestinationError::Protocol(_))
+        ));
+        assert!(matches!(
+            "1.2.3.4".parse::<Destination>(),
+            Err(DestinationError::NoPort(Transport::Tcp, _))
+        ));
     }
 }

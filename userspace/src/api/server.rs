@@ -72,7 +72,10 @@ pub fn bind(run_dir: &Path) -> Result<UnixListener, BindError> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     };
-    open().map_err(|source| BindError { path: path.clone(), source })
+    open().map_err(|source| BindError {
+        path: path.clone(),
+        source,
+    })
 }
 
 /// Answers until the agent ends.
@@ -130,7 +133,10 @@ async fn answer(stream: UnixStream, commands: &mpsc::Sender<Command>, verdicts: 
     write(&mut stream, &line).await
 }
 
-async fn ask<T>(commands: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Option<T> {
     let (answer, answered) = oneshot::channel();
     commands.send(command(answer)).await.ok()?;
     answered.await.ok()
@@ -139,8 +145,12 @@ async fn ask<T>(commands: &mpsc::Sender<Command>, command: impl FnOnce(oneshot::
 fn item<T: Serialize>(answer: Option<T>) -> Line {
     match answer.map(serde_json::to_value) {
         Some(Ok(value)) => Line::Item(value),
-        Some(Err(error)) => Line::Failed(Failure { error: error.to_string() }),
-        None => Line::Failed(Failure { error: "the agent is ending".to_owned() }),
+        Some(Err(error)) => Line::Failed(Failure {
+            error: error.to_string(),
+        }),
+        None => Line::Failed(Failure {
+            error: "the agent is ending".to_owned(),
+        }),
     }
 }
 

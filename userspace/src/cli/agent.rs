@@ -31,15 +31,20 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn run(self, common: Common) -> anyhow::Result<ExitCode> {
-        let filter = EnvFilter::try_new(&self.log)
-            .map_err(|error| anyhow::anyhow!("--log {}: {error}", self.log))?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let filter =
+            EnvFilter::try_new(&self.log).map_err(|error| anyhow::anyhow!("--log {}: {error}", self.log))?;
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
         if self.log_json {
             log.json().init();
         } else {
             log.init();
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
         runtime.block_on(agent::run(self.settings, common.run_dir))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -35,6 +35,10 @@ impl Check {
             }
         }
         let missing = findings.iter().any(|finding| finding.state == State::Missing);
-        Ok(if missing { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+        Ok(if missing {
+            ExitCode::from(FAILED)
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }

@@ -14,14 +14,22 @@ use crate::{agent::lock, dataplane};
 #[derive(Debug, Args)]
 pub(super) struct Detach {
     /// Where the agent pinned its programs, maps and links.
-    #[arg(long, env = "SLUICE_BPFFS", default_value = "/sys/fs/bpf/sluice", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "SLUICE_BPFFS",
+        default_value = "/sys/fs/bpf/sluice",
+        value_name = "DIR"
+    )]
     bpffs: PathBuf,
 }
 
 impl Detach {
     pub(super) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
         let _lock = lock::acquire(&common.run_dir, "detach")?;
-        let options = dataplane::Options { bpffs: self.bpffs.clone(), cgroup_root: None };
+        let options = dataplane::Options {
+            bpffs: self.bpffs.clone(),
+            cgroup_root: None,
+        };
         let removed = dataplane::detach(&options)?;
         lock::release(&common.run_dir)?;
         match common.output {

@@ -39,7 +39,10 @@ pub(super) struct Explain {
 pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(PodName { namespace: namespace.to_owned(), name: name.to_owned() })
+            Ok(PodName {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
         }
         Some(_) | None => Err(format!("`{text}` is no NAMESPACE/NAME")),
     }
@@ -47,7 +50,11 @@ pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
 
 impl Explain {
     pub(super) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
-        let question = Question { pod: self.pod.clone(), destination: self.destination, live: self.live };
+        let question = Question {
+            pod: self.pod.clone(),
+            destination: self.destination,
+            live: self.live,
+        };
         let answer: Explanation = client::ask_one(&common.run_dir, &Request::Explain(question))?;
         match common.output {
             Format::Json => output::json(&answer)?,
@@ -58,7 +65,10 @@ impl Explain {
             anyhow::ensure!(
                 same || live.generation != answer.generation,
                 "the live program says {} ({}), the function {} ({}): this is a bug in sluice",
-                live.verdict, live.reason, answer.verdict, answer.reason,
+                live.verdict,
+                live.reason,
+                answer.verdict,
+                answer.reason,
             );
         }
         Ok(match answer.verdict {
@@ -79,12 +89,20 @@ fn print(answer: &Explanation) -> std::io::Result<()> {
     writeln!(out, "{word}: {} -> {}", answer.pod, answer.destination)?;
     writeln!(out, "  reason       {}: {}", answer.reason, answer.explanation)?;
     for cause in &answer.because {
-        let origin = cause.origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();
+        let origin = cause
+            .origin
+            .as_ref()
+            .map(|origin| format!(" ({origin})"))
+            .unwrap_or_default();
         writeln!(out, "  because      {}{origin}: {}", cause.object, cause.says)?;
     }
     writeln!(out, "  generation   {}", answer.generation)?;
     if let Some(live) = &answer.live {
-        writeln!(out, "  live program {} ({}), generation {}", live.verdict, live.reason, live.generation)?;
+        writeln!(
+            out,
+            "  live program {} ({}), generation {}",
+            live.verdict, live.reason, live.generation
+        )?;
     }
     Ok(())
 }

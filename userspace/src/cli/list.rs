@@ -31,14 +31,33 @@ impl List {
 
 fn table(what: What, answer: &serde_json::Value) -> anyhow::Result<()> {
     let rows = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-    let cell = |row: &serde_json::Value, field: &str| text(row.get(field).unwrap_or(&serde_json::Value::Null));
+    let cell =
+        |row: &serde_json::Value, field: &str| text(row.get(field).unwrap_or(&serde_json::Value::Null));
     let table = match what {
         What::Endpoints => {
-            let mut table = Table::new(["POD", "ROLE", "MODE", "ON DENY", "POLICIES", "ADDRESSES", "DEVICE", "PENDING"]);
+            let mut table = Table::new([
+                "POD",
+                "ROLE",
+                "MODE",
+                "ON DENY",
+                "POLICIES",
+                "ADDRESSES",
+                "DEVICE",
+                "PENDING",
+            ]);
             for row in rows {
                 table.row(
-                    ["pod", "role", "mode", "on_deny", "policies", "addresses", "devices", "pending"]
-                        .map(|field| cell(row, field)),
+                    [
+                        "pod",
+                        "role",
+                        "mode",
+                        "on_deny",
+                        "policies",
+                        "addresses",
+                        "devices",
+                        "pending",
+                    ]
+                    .map(|field| cell(row, field)),
                 );
             }
             table
@@ -63,7 +82,9 @@ fn table(what: What, answer: &serde_json::Value) -> anyhow::Result<()> {
         What::Registry => {
             let mut table = Table::new(["HOSTS", "PORTS", "ADDRESSES", "SERVICEENTRY", "STATE"]);
             for row in rows {
-                table.row(["hosts", "ports", "addresses", "service_entry", "state"].map(|field| cell(row, field)));
+                table.row(
+                    ["hosts", "ports", "addresses", "service_entry", "state"].map(|field| cell(row, field)),
+                );
             }
             table
         }
@@ -88,7 +109,11 @@ fn text(value: &serde_json::Value) -> String {
         Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
         Value::Object(fields) => {
-            let name = ["name", "pod", "policy"].iter().find_map(|field| fields.get(*field)).map(text).unwrap_or_default();
+            let name = ["name", "pod", "policy"]
+                .iter()
+                .find_map(|field| fields.get(*field))
+                .map(text)
+                .unwrap_or_default();
             match fields.get("namespace") {
                 Some(namespace) => format!("{}/{name}", text(namespace)),
                 None => name,

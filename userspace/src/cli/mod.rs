@@ -37,7 +37,13 @@ struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Directory of the agent's socket and lock, for root alone.
-    #[arg(long, global = true, env = "SLUICE_RUN_DIR", default_value = "/run/sluice", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "SLUICE_RUN_DIR",
+        default_value = "/run/sluice",
+        value_name = "DIR"
+    )]
     run_dir: PathBuf,
     /// How to print: a table for people, JSON of a stable shape for programs.
     #[arg(short, long, global = true, value_enum, default_value_t)]

@@ -29,7 +29,11 @@ pub(super) struct Observe {
 
 impl Observe {
     pub(super) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
-        let filter = Filter { verdict: self.verdict, pod: self.pod.clone(), follow: self.follow };
+        let filter = Filter {
+            verdict: self.verdict,
+            pod: self.pod.clone(),
+            follow: self.follow,
+        };
         for value in client::ask(&common.run_dir, &Request::Observe(filter))? {
             match value {
                 Ok(value) => {

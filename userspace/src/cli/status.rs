@@ -26,7 +26,9 @@ pub(super) struct Status {
 /// Reads a number with a unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no duration; expected 500ms, 10s or 2m"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("`{text}` is no duration; expected 500ms, 10s or 2m"))?;
     match &text[digits.len()..] {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
@@ -37,38 +39,68 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 impl Status {
     pub(super) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
-        let wait_ms = self.wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        let wait_ms = self
+            .wait
+            .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         let status: status::Status = client::ask_one(&common.run_dir, &Request::Status { wait_ms })?;
         match common.output {
             Format::Json => output::json(&status)?,
             Format::Table => print(&status)?,
         }
-        Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        Ok(if status.ready {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(FAILED)
+        })
     }
 }
 
 fn print(status: &status::Status) -> std::io::Result<()> {
-    println!("node {}: {} (sluice {})", status.node, status.state, status.version);
+    println!(
+        "node {}: {} (sluice {})",
+        status.node, status.state, status.version
+    );
     println!(
         "generation {}: {} pods, {} destinations, {} rules; policies: {}",
         status.generation,
         status.endpoints,
         status.destinations,
         status.rules,
-        if status.policies.is_empty() { "none".to_owned() } else { status.policies.join(", ") },
+        if status.policies.is_empty() {
+            "none".to_owned()
+        } else {
+            status.policies.join(", ")
+        },
     );
     for problem in &status.problems {
         println!("{}: {problem}", problem.severity);
     }
     let internal: Vec<&str> = status.internal.keys().map(String::as_str).collect();
     println!("internal: {}", internal.join(", "));
-    let devices: Vec<String> = status.devices.iter().map(|device| format!("{} ({})", device.name, device.role)).collect();
-    println!("programs on: {}", if devices.is_empty() { "no device".to_owned() } else { devices.join(", ") });
+    let devices: Vec<String> = status
+        .devices
+        .iter()
+        .map(|device| format!("{} ({})", device.name, device.role))
+        .collect();
+    println!(
+        "programs on: {}",
+        if devices.is_empty() {
+            "no device".to_owned()
+        } else {
+            devices.join(", ")
+        }
+    );
     if status.repairs > 0 {
-        println!("programs that somebody removed or displaced, put back: {}", status.repairs);
+        println!(
+            "programs that somebody removed or displaced, put back: {}",
+            status.repairs
+        );
     }
     if status.lost != status::Lost::default() {
-        println!("not recorded: {} events, {} flows", status.lost.events, status.lost.flows);
+        println!(
+            "not recorded: {} events, {} flows",
+            status.lost.events, status.lost.flows
+        );
     }
     if status.counters.is_empty() {
         return Ok(());
@@ -76,7 +108,12 @@ fn print(status: &status::Status) -> std::io::Result<()> {
     println!();
     let mut table = Table::new(["HOOK", "VERDICT", "REASON", "PACKETS"]);
     for count in &status.counters {
-        table.row([count.hook.clone(), count.verdict.clone(), count.reason.clone(), count.packets.to_string()]);
+        table.row([
+            count.hook.clone(),
+            count.verdict.clone(),
+            count.reason.clone(),
+            count.packets.to_string(),
+        ]);
     }
     table.print()
 }

@@ -60,7 +60,9 @@ fn attributes(message: &LinkMessage) -> Attributes<'_> {
             LinkAttribute::LinkNetNsId(id) => found.netns = Some(*id),
             LinkAttribute::Address(mac) => found.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(infos) => {
-                found.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                found.veth = infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
             }
             _ => {}
         }
@@ -78,15 +80,31 @@ struct Attributes<'a> {
 }
 
 /// All devices but loopback.
-pub(super) async fn dump(handle: &Handle, routes: &BTreeSet<u32>, uplinks: &[String]) -> Result<Vec<Link>, Error> {
-    let what = |source| Error::Netlink { what: "devices", source };
+pub(super) async fn dump(
+    handle: &Handle,
+    routes: &BTreeSet<u32>,
+    uplinks: &[String],
+) -> Result<Vec<Link>, Error> {
+    let what = |source| Error::Netlink {
+        what: "devices",
+        source,
+    };
     let messages: Vec<LinkMessage> = handle.link().get().execute().try_collect().await.map_err(what)?;
-    Ok(messages.iter().filter_map(|message| read(message, routes, uplinks)).collect())
+    Ok(messages
+        .iter()
+        .filter_map(|message| read(message, routes, uplinks))
+        .collect())
 }
 
 fn read(message: &LinkMessage, routes: &BTreeSet<u32>, uplinks: &[String]) -> Option<Link> {
     let index = message.header.index;
-    let Attributes { name, peer, netns, veth, .. } = attributes(message);
+    let Attributes {
+        name,
+        peer,
+        netns,
+        veth,
+        ..
+    } = attributes(message);
     let name = name?.to_owned();
     if message.header.link_layer_type == LinkLayerType::Loopback {
         return None;
@@ -110,15 +128,28 @@ pub(super) async fn inner(handle: &Handle) -> Result<Vec<Inner>, rtnetlink::Erro
         let Attributes { peer, mac, netns, .. } = attributes(message);
         // A VLAN or the like has its other side in the same namespace.
         netns?;
-        Some(Inner { index: message.header.index, mac: mac?, peer: peer? })
+        Some(Inner {
+            index: message.header.index,
+            mac: mac?,
+            peer: peer?,
+        })
     });
     Ok(links.collect())
 }
 
 /// Addresses of all devices.
 pub(super) async fn addresses(handle: &Handle) -> Result<BTreeSet<IpAddr>, Error> {
-    let what = |source| Error::Netlink { what: "addresses", source };
-    let messages: Vec<_> = handle.address().get().execute().try_collect().await.map_err(what)?;
+    let what = |source| Error::Netlink {
+        what: "addresses",
+        source,
+    };
+    let messages: Vec<_> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(what)?;
     let mut addresses = BTreeSet::new();
     for message in messages {
         let mut of: BTreeMap<bool, IpAddr> = BTreeMap::new();
@@ -137,12 +168,21 @@ pub(super) async fn addresses(handle: &Handle) -> Result<BTreeSet<IpAddr>, Error
 
 /// Devices with a default route, in any table.
 pub(super) async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, Error> {
-    let what = |source| Error::Netlink { what: "routes", source };
+    let what = |source| Error::Netlink {
+        what: "routes",
+        source,
+    };
     let mut devices = BTreeSet::new();
     let v4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
     for query in [v4, v6] {
-        let routes: Vec<RouteMessage> = handle.route().get(query).execute().try_collect().await.map_err(what)?;
+        let routes: Vec<RouteMessage> = handle
+            .route()
+            .get(query)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(what)?;
         for route in routes.iter().filter(|route| is_default(route)) {
             devices.extend(outputs(route));
         }
@@ -151,7 +191,10 @@ pub(super) async fn default_routes(handle: &Handle) -> Result<BTreeSet<u32>, Err
 }
 
 fn is_default(route: &RouteMessage) -> bool {
-    let family = matches!(route.header.address_family, AddressFamily::Inet | AddressFamily::Inet6);
+    let family = matches!(
+        route.header.address_family,
+        AddressFamily::Inet | AddressFamily::Inet6
+    );
     family && route.header.destination_prefix_length == 0
 }
 

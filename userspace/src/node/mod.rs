@@ -55,7 +55,9 @@ pub enum Error {
         source: io::Error,
     },
     /// A pod without a namespace of its own.
-    #[error("{0} is the node's own network namespace: a pod in it has to say spec.hostNetwork and its cgroup")]
+    #[error(
+        "{0} is the node's own network namespace: a pod in it has to say spec.hostNetwork and its cgroup"
+    )]
     Own(PathBuf),
     /// No device leads from the namespace to this node.
     #[error("no device of {0} has its other side on this node (has the CNI plugin run?)")]
@@ -101,9 +103,14 @@ impl Node {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ];
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
+        let (connection, handle, messages) =
+            rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
         tokio::spawn(connection);
-        Ok(Self { handle, messages, namespaces: HashMap::new() })
+        Ok(Self {
+            handle,
+            messages,
+            namespaces: HashMap::new(),
+        })
     }
 
     /// Waits until a device, an address or a route changes.
@@ -139,7 +146,11 @@ impl Node {
             .filter_map(|inner| {
                 let outer = by_index.get(&inner.peer)?;
                 let points_back = outer.peer == Some(inner.index) && outer.peer_netns == Some(namespace.id);
-                points_back.then(|| PodDevice { index: outer.index, name: outer.name.clone(), mac: inner.mac })
+                points_back.then(|| PodDevice {
+                    index: outer.index,
+                    name: outer.name.clone(),
+                    mac: inner.mac,
+                })
             })
             .collect();
         if devices.is_empty() {
@@ -147,7 +158,10 @@ impl Node {
             self.namespaces.remove(path);
             return Err(Error::NoDevice(path.to_owned()));
         }
-        Ok(PodNetwork::Own { netns: namespace.cookie, devices })
+        Ok(PodNetwork::Own {
+            netns: namespace.cookie,
+            devices,
+        })
     }
 }
 
@@ -164,12 +178,21 @@ pub fn cgroup_mount() -> Option<PathBuf> {
 /// Identifies a cgroup by its path.
 pub fn cgroup(path: &Path) -> Result<Cgroup, Error> {
     let root = cgroup_mount().ok_or(Error::NoCgroups)?;
-    let fail = |reason: String| Error::Cgroup { path: path.to_owned(), root: root.clone(), reason };
-    let below = path.strip_prefix(&root).map_err(|_| fail("it lies elsewhere".to_owned()))?;
+    let fail = |reason: String| Error::Cgroup {
+        path: path.to_owned(),
+        root: root.clone(),
+        reason,
+    };
+    let below = path
+        .strip_prefix(&root)
+        .map_err(|_| fail("it lies elsewhere".to_owned()))?;
     let level = below.components().count();
     if level == 0 {
         return Err(fail("it is the root".to_owned()));
     }
     let id = fs::metadata(path).map_err(|error| fail(error.to_string()))?.ino();
-    Ok(Cgroup { id, level: u32::try_from(level).map_err(|error| fail(error.to_string()))? })
+    Ok(Cgroup {
+        id,
+        level: u32::try_from(level).map_err(|error| fail(error.to_string()))?,
+    })
 }

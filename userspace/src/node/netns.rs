@@ -36,12 +36,24 @@ pub(super) struct Namespace {
 impl Namespace {
     /// Looks at the namespace at `path`; `node` asks the node's side.
     pub(super) async fn inspect(path: PathBuf, mut node: Handle) -> Result<Self, Error> {
-        let file = File::open(&path).map_err(|source| Error::Path { path: path.clone(), source })?;
-        let id = number(&mut node, &file).await.map_err(|source| Error::Inspect { path: path.clone(), source })?;
-        let own = sys::cookie().map_err(|source| Error::Inspect { path: path.clone(), source })?;
+        let file = File::open(&path).map_err(|source| Error::Path {
+            path: path.clone(),
+            source,
+        })?;
+        let id = number(&mut node, &file).await.map_err(|source| Error::Inspect {
+            path: path.clone(),
+            source,
+        })?;
+        let own = sys::cookie().map_err(|source| Error::Inspect {
+            path: path.clone(),
+            source,
+        })?;
         let place = path.clone();
         let looked = tokio::task::spawn_blocking(move || look_inside(file, &place)).await;
-        let (cookie, links) = looked.map_err(|error| Error::Inspect { path: path.clone(), source: error.into() })??;
+        let (cookie, links) = looked.map_err(|error| Error::Inspect {
+            path: path.clone(),
+            source: error.into(),
+        })??;
         if cookie == own {
             return Err(Error::Own(path));
         }
@@ -53,16 +65,26 @@ impl Namespace {
 
 /// Asks from inside, on a thread of its own: a thread that has been elsewhere is not used again.
 fn look_inside(file: File, path: &Path) -> Result<(NetnsCookie, Vec<Inner>), Error> {
-    let inspect = |source| Error::Inspect { path: path.to_owned(), source };
+    let inspect = |source| Error::Inspect {
+        path: path.to_owned(),
+        source,
+    };
     let ask = move || -> Result<(NetnsCookie, Vec<Inner>), Error> {
-        setns(file, CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| Error::Path { path: path.to_owned(), source: errno.into() })?;
+        setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Path {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
         let cookie = sys::cookie().map_err(inspect)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(inspect)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .map_err(inspect)?;
         let links = runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection().map_err(inspect)?;
             tokio::spawn(connection);
-            links::inner(&handle).await.map_err(|error| inspect(io::Error::other(error)))
+            links::inner(&handle)
+                .await
+                .map_err(|error| inspect(io::Error::other(error)))
         })?;
         Ok((cookie, links))
     };

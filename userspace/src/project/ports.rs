@@ -277,7 +277,10 @@ mod tests {
             bits: 15,
         };
         let some = Ports::Protocol(Protocol::MARKER.0);
-        assert_eq!(set.rules(), [some, range, Ports::Protocol(17), Ports::Protocol(1)]);
+        assert_eq!(
+            set.rules(),
+            [some, range, Ports::Protocol(17), Ports::Protocol(1)]
+        );
         assert_eq!(set.words(), ["80-81/TCP", "UDP", "ICMP"]);
         assert!(set.contains(Protocol::ICMPV6, 0));
         assert_eq!(PortSet::of_exception(Some(&[])).rules(), []);

@@ -217,7 +217,9 @@ impl Directory {
     /// Who writes a file anew empties it first, and the kernel tells of that only when it is done: a reader may come
     /// in between. So it has to stay empty for a while.
     fn was_just_emptied(&mut self, name: &OsStr, bytes: &io::Result<Vec<u8>>) -> bool {
-        let Some(file) = self.files.get_mut(name) else { return false };
+        let Some(file) = self.files.get_mut(name) else {
+            return false;
+        };
         let had_objects = file.good.as_ref().is_some_and(|good| !good.objects.is_empty());
         if !had_objects || !bytes.as_ref().is_ok_and(Vec::is_empty) {
             file.empty_since = None;

@@ -238,7 +238,10 @@ fn a_file_that_is_being_written_is_not_read() {
 fn a_file_that_is_written_anew_is_never_seen_empty() {
     let mut rig = Rig::new(&[("a.yaml", POLICY)]);
     rig.load();
-    let (path, ends) = (rig.path().join("a.yaml"), std::sync::atomic::AtomicBool::new(false));
+    let (path, ends) = (
+        rig.path().join("a.yaml"),
+        std::sync::atomic::AtomicBool::new(false),
+    );
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ends.load(std::sync::atomic::Ordering::Relaxed) {

@@ -43,11 +43,25 @@ pub(super) fn build() -> Result<Vec<Executable>> {
     shell::step("building the agent and the tests");
     // The fixed place, so that the tests find the agent whatever CARGO_TARGET_DIR says.
     let target = shell::target("");
-    shell::cargo().env("CARGO_TARGET_DIR", &target).args(["build", "--package", "sluice"]).run()?;
-    let build = ["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"];
-    let messages = shell::cargo().env("CARGO_TARGET_DIR", &target).args(build).read()?;
-    let executables: Vec<Executable> =
-        messages.lines().filter_map(|line| read(line).transpose()).collect::<Result<_>>()?;
+    shell::cargo()
+        .env("CARGO_TARGET_DIR", &target)
+        .args(["build", "--package", "sluice"])
+        .run()?;
+    let build = [
+        "test",
+        "--workspace",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ];
+    let messages = shell::cargo()
+        .env("CARGO_TARGET_DIR", &target)
+        .args(build)
+        .read()?;
+    let executables: Vec<Executable> = messages
+        .lines()
+        .filter_map(|line| read(line).transpose())
+        .collect::<Result<_>>()?;
     if executables.is_empty() {
         bail!("cargo built no test program");
     }
@@ -76,8 +90,13 @@ struct Profile {
 
 fn read(line: &str) -> Result<Option<Executable>> {
     let message: Message = serde_json::from_str(line).context("cargo's message")?;
-    let Message { reason, executable: Some(path), manifest_path: Some(manifest), target: Some(target), profile: Some(profile) } =
-        message
+    let Message {
+        reason,
+        executable: Some(path),
+        manifest_path: Some(manifest),
+        target: Some(target),
+        profile: Some(profile),
+    } = message
     else {
         return Ok(None);
     };
@@ -85,18 +104,35 @@ fn read(line: &str) -> Result<Option<Executable>> {
         return Ok(None);
     }
     let directory = manifest.parent().map(Path::to_owned).unwrap_or_default();
-    let package = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let package = directory
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     // Integration tests of the agent and of the bench make namespaces; everything else is pure.
     let integration = target.kind.iter().any(|kind| kind == "test");
-    let scope = if integration && package != "ebpf" && !target.name.starts_with("pure") { Scope::Node } else { Scope::Host };
-    Ok(Some(Executable { name: format!("{package}/{}", target.name), path, directory, scope }))
+    let scope = if integration && package != "ebpf" && !target.name.starts_with("pure") {
+        Scope::Node
+    } else {
+        Scope::Host
+    };
+    Ok(Some(Executable {
+        name: format!("{package}/{}", target.name),
+        path,
+        directory,
+        scope,
+    }))
 }
 
 impl Executable {
     /// Runs it here; its output is shown as it comes.
     pub(super) fn run(&self, filter: Option<&str>) -> Result<Counts> {
         let mut command = Command::new(&self.path);
-        command.current_dir(&self.directory).env("SLUICE_BIN", agent()).args(filter).stdin(Stdio::null());
+        command
+            .current_dir(&self.directory)
+            .env("SLUICE_BIN", agent())
+            .args(filter)
+            .stdin(Stdio::null());
         let output = command
             .stderr(Stdio::inherit())
             .output()
@@ -106,7 +142,10 @@ impl Executable {
         match tally::read_all(&text).as_slice() {
             [counts] => Ok(*counts),
             // It crashed before it could say how it ended.
-            _ => Ok(Counts { failed: 1, ..Counts::default() }),
+            _ => Ok(Counts {
+                failed: 1,
+                ..Counts::default()
+            }),
         }
     }
 }

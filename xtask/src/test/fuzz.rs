@@ -30,17 +30,31 @@ pub(super) fn run(tally: &mut Tally) -> Result<()> {
         let found = target.join("corpus").join(name);
         fs::create_dir_all(&found).with_context(|| format!("cannot make {}", found.display()))?;
         // Another one each time; libFuzzer prints it, so a finding can be had again.
-        let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().max(1);
+        let seed = SystemTime::now()
+            .duration_since(UNIX_EPOCH)?
+            .subsec_nanos()
+            .max(1);
         let ran = Cmd::new(program(name)?)
             .in_folder(&target)
             .args([format!("-max_total_time={SECONDS}"), format!("-seed={seed}")])
             .args([found, folder.join("corpus").join(name)])
-            .run_logged(&format!("fuzz-{name}"), &format!("fuzzing {name} for {SECONDS} s"));
+            .run_logged(
+                &format!("fuzz-{name}"),
+                &format!("fuzzing {name} for {SECONDS} s"),
+            );
         let passed = u64::from(ran.is_ok());
         if let Err(error) = ran {
             eprintln!("{error:#}");
         }
-        tally.add("this machine", &format!("fuzz/{name}"), Counts { passed, failed: 1 - passed, ignored: 0 });
+        tally.add(
+            "this machine",
+            &format!("fuzz/{name}"),
+            Counts {
+                passed,
+                failed: 1 - passed,
+                ignored: 0,
+            },
+        );
     }
     Ok(())
 }
@@ -48,6 +62,9 @@ pub(super) fn run(tally: &mut Tally) -> Result<()> {
 /// cargo names the folder after the machine, because the configuration names the target.
 fn program(name: &str) -> Result<std::path::PathBuf> {
     let version = shell::rustc().arg("-vV").read()?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("`rustc -vV` names no host")?;
     Ok(shell::target("fuzz").join(host).join("release").join(name))
 }

@@ -58,13 +58,20 @@ impl Test {
             self.in_machines(&executables, &mut tally)?;
         }
         tally.print(started.elapsed());
-        Ok(if tally.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(if tally.failed() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 
     fn on_host(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
         for executable in executables {
             if executable.scope == Scope::Node && !shell::is_root() {
-                eprintln!("==> {}: needs root, runs in the virtual machines only", executable.name);
+                eprintln!(
+                    "==> {}: needs root, runs in the virtual machines only",
+                    executable.name
+                );
                 continue;
             }
             shell::step(&format!("{} (this machine)", executable.name));
@@ -81,10 +88,16 @@ impl Test {
         let script = script(&node, self.filter.as_deref())?;
         let kernels = match self.kernel.as_slice() {
             [] => vm::kernels::all()?,
-            labels => labels.iter().map(|label| vm::kernels::find(label)).collect::<Result<_>>()?,
+            labels => labels
+                .iter()
+                .map(|label| vm::kernels::find(label))
+                .collect::<Result<_>>()?,
         };
         for kernel in &kernels {
-            shell::step(&format!("the tests that send packets, on Linux {}", kernel.release));
+            shell::step(&format!(
+                "the tests that send packets, on Linux {}",
+                kernel.release
+            ));
             let outcome = vm::run(&vm::Job {
                 name: "test",
                 kernel,
@@ -110,7 +123,14 @@ impl Test {
                 tally.add(&place, &executable.name, counts);
             }
             if outcome.exit_code != 0 {
-                tally.add(&place, "a test program", Counts { failed: 1, ..Counts::default() });
+                tally.add(
+                    &place,
+                    "a test program",
+                    Counts {
+                        failed: 1,
+                        ..Counts::default()
+                    },
+                );
             }
         }
         Ok(())
@@ -123,9 +143,13 @@ fn script(executables: &[&Executable], filter: Option<&str>) -> Result<PathBuf> 
     let mut text = String::from("status=0\n");
     for executable in executables {
         let file = executable.path.file_name().and_then(|name| name.to_str());
-        let Some(file) = file else { bail!("{} has no name", executable.path.display()) };
+        let Some(file) = file else {
+            bail!("{} has no name", executable.path.display())
+        };
         writeln!(text, "echo '== {}'", executable.name)?;
-        let filter = filter.map(|filter| format!(" '{}'", filter.replace('\'', ""))).unwrap_or_default();
+        let filter = filter
+            .map(|filter| format!(" '{}'", filter.replace('\'', "")))
+            .unwrap_or_default();
         writeln!(text, "/usr/local/bin/{file}{filter} --color never || status=1")?;
     }
     text.push_str("exit $status\n");

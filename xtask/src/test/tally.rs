@@ -19,9 +19,15 @@ pub(super) fn read_all(output: &str) -> Vec<Counts> {
 fn read(line: &str) -> Option<Counts> {
     let (_, counts) = line.trim().strip_prefix("test result: ")?.split_once(". ")?;
     let count = |word: &str| {
-        counts.split("; ").find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok())
+        counts
+            .split("; ")
+            .find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok())
     };
-    Some(Counts { passed: count("passed")?, failed: count("failed")?, ignored: count("ignored")? })
+    Some(Counts {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        ignored: count("ignored")?,
+    })
 }
 
 /// All of them.
@@ -53,7 +59,11 @@ impl Tally {
         }
         let sum = |of: fn(&Counts) -> u64| self.rows.iter().map(|(_, _, counts)| of(counts)).sum::<u64>();
         println!("in {} min {} s", duration.as_secs() / 60, duration.as_secs() % 60);
-        println!("{} passed, {} failed", sum(|counts| counts.passed), sum(|counts| counts.failed));
+        println!(
+            "{} passed, {} failed",
+            sum(|counts| counts.passed),
+            sum(|counts| counts.failed)
+        );
     }
 }
 
@@ -67,8 +77,16 @@ mod tests {
             test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
             test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
         let expected = [
-            Counts { passed: 3, failed: 0, ignored: 1 },
-            Counts { passed: 1, failed: 2, ignored: 0 },
+            Counts {
+                passed: 3,
+                failed: 0,
+                ignored: 1,
+            },
+            Counts {
+                passed: 1,
+                failed: 2,
+                ignored: 0,
+            },
         ];
         assert_eq!(read_all(output), expected);
         assert_eq!(read_all("test result: nonsense"), []);
