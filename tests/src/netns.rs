@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     unistd::Uid,
@@ -32,7 +34,7 @@ impl Netns {
             Uid::effective().is_root(),
             "this test makes network namespaces: it must run as root"
         );
-        fs::create_dir_all(DIRECTORY).with_context(|| format!("making {DIRECTORY}"))?;
+        let _prepared = prepare_directory().with_context(|| format!("preparing {DIRECTORY}"))?;
         let path = Path::new(DIRECTORY).join(name);
         File::create_new(&path).with_context(|| format!("making {}", path.display()))?;
         let handle = on_thread(|| {
@@ -97,6 +99,28 @@ impl Drop for Netns {
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Makes the directory a mount of its own that is shared, as `ip netns` does before it makes its first namespace: if
+/// that came later, its mount would lie over ours, and they could not be taken away. The lock is the one that `ip netns`
+/// takes, and is to be held until the namespace is there.
+fn prepare_directory() -> Result<Flock<File>> {
+    fs::create_dir_all(DIRECTORY)?;
+    let lock = Flock::lock(File::open(DIRECTORY)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    let none: Option<&str> = None;
+    let share = || mount(none, DIRECTORY, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
+    // It is no mount yet.
+    if share() == Err(Errno::EINVAL) {
+        mount(
+            Some(DIRECTORY),
+            DIRECTORY,
+            none,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            none,
+        )?;
+        share()?;
+    }
+    Ok(lock)
 }
 
 /// Calls `f` on a thread of its own and passes on its result or its panic.

@@ -45,11 +45,11 @@ pub(crate) struct Demo {
     /// In a virtual machine, even as root.
     #[arg(long)]
     vm: bool,
-    /// Only on this kernel of the virtual machine: 6.1, 6.12 or latest.
-    #[arg(long, value_name = "KERNEL", default_value = "latest")]
-    kernel: String,
+    /// In a virtual machine with this kernel: 6.1, 6.12 or latest.
+    #[arg(long, value_name = "KERNEL", conflicts_with = "keep")]
+    kernel: Option<String>,
     /// Only take down what an earlier run has left standing.
-    #[arg(long, conflicts_with_all = ["keep", "vm"])]
+    #[arg(long, conflicts_with_all = ["keep", "vm", "kernel"])]
     clean: bool,
 }
 
@@ -71,7 +71,7 @@ impl Demo {
         if clean {
             return clean_up();
         }
-        let in_vm = vm || !shell::is_root();
+        let in_vm = vm || kernel.is_some() || !shell::is_root();
         if keep && in_vm {
             bail!("--keep leaves network namespaces on this machine, which takes root");
         }
@@ -101,7 +101,7 @@ impl Demo {
             .run()?;
         eprintln!("    prepared in {} s", started.elapsed().as_secs());
         if in_vm {
-            return in_machine(&kernel, &envoy, &certificates);
+            return in_machine(kernel.as_deref().unwrap_or("latest"), &envoy, &certificates);
         }
         on_this_machine(&envoy, &certificates, keep)
     }
