@@ -46,8 +46,9 @@ pub enum Error {
     Load(#[source] Box<EbpfError>),
     /// A map that is pinned, or in the object, is not as this version wants it.
     #[error(
-        "map {path}: {field} is {found} and should be {wanted}: it is of another version of sluice under the same \
-         ABI number; `sluice detach` takes it away", path = path.display()
+        "map {path}: {field} is {found} and should be {wanted}: either another version of sluice pinned it \
+         under the same ABI number, and `sluice detach` takes it away, or the eBPF object is not of these sources, and \
+         `cargo xtask build-ebpf` makes it anew", path = path.display()
     )]
     Layout {
         /// Its pin.
