@@ -45,7 +45,7 @@ pub struct Rule {
 pub enum Ports {
     /// Every protocol that is known.
     Any,
-    /// Every port of one protocol; ICMP stands for ICMPv6, too.
+    /// Every port of one protocol; ICMP stands for `ICMPv6`, too.
     Protocol(u8),
     /// The ports of one protocol whose first `bits` bits are those of `port`: an aligned range.
     Range {

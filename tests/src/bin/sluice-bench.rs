@@ -237,7 +237,7 @@ struct ProgLoad {
     flags: u32,
 }
 
-/// Loads `r0 = -1; exit`: TC_ACT_UNSPEC.
+/// Loads `r0 = -1; exit`: `TC_ACT_UNSPEC`.
 fn load_empty() -> Result<OwnedFd> {
     const SCHED_CLS: u32 = 3;
     let instructions: [[u8; 8]; 2] = [

@@ -87,7 +87,7 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     let listener = server::bind(&run_dir)?;
     let verdicts = Arc::new(Verdicts::default());
     let (commands, asked) = mpsc::channel(16);
-    let agent = Agent::start(settings, Arc::clone(&verdicts)).await?;
+    let agent = Agent::start(settings, Arc::clone(&verdicts))?;
     tokio::spawn(server::serve(listener, commands, verdicts));
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;

@@ -45,7 +45,7 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Opens the source, the node and the kernel. Rules that are in the kernel already stay as they are.
-    pub(super) async fn start(settings: Settings, verdicts: Arc<Verdicts>) -> anyhow::Result<Self> {
+    pub(super) fn start(settings: Settings, verdicts: Arc<Verdicts>) -> anyhow::Result<Self> {
         let directory = Directory::open(&settings.state)?;
         let node = Node::open()?;
         let options = dataplane::Options {
@@ -368,9 +368,10 @@ fn device(link: &node::Link) -> dataplane::Device {
 async fn forward(mut events: dataplane::Events, who: watch::Receiver<Arc<Who>>, verdicts: Arc<Verdicts>) {
     while let Some(event) = events.next().await {
         let who = Arc::clone(&who.borrow());
-        match translate::verdict(&event, &who) {
-            Some(verdict) => verdicts.push(verdict),
-            None => warn!("an event of a version that this agent does not know"),
+        if let Some(verdict) = translate::verdict(&event, &who) {
+            verdicts.push(verdict);
+        } else {
+            warn!("an event of a version that this agent does not know");
         }
     }
 }

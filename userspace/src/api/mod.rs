@@ -83,7 +83,7 @@ pub enum Transport {
     Udp,
     /// SCTP.
     Sctp,
-    /// ICMP or ICMPv6, after the address.
+    /// ICMP or `ICMPv6`, after the address.
     Icmp,
 }
 

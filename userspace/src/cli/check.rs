@@ -18,6 +18,7 @@ pub(super) struct Check {}
 
 impl Check {
     pub(super) fn run(&self, common: &Common) -> anyhow::Result<ExitCode> {
+        let Self {} = self;
         let findings = check::run();
         match common.output {
             Format::Json => output::json(&findings)?,

@@ -51,6 +51,10 @@ pub(super) struct Inner {
     pub(super) peer: u32,
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a device has dozens of attributes, and more with every kernel"
+)]
 fn attributes(message: &LinkMessage) -> Attributes<'_> {
     let mut found = Attributes::default();
     for attribute in &message.attributes {
@@ -154,11 +158,11 @@ pub(super) async fn addresses(handle: &Handle) -> Result<BTreeSet<IpAddr>, Error
     for message in messages {
         let mut of: BTreeMap<bool, IpAddr> = BTreeMap::new();
         for attribute in message.attributes {
-            match attribute {
-                // On a link with two ends `Address` is the other end's.
-                AddressAttribute::Local(address) => drop(of.insert(true, address)),
-                AddressAttribute::Address(address) => drop(of.insert(false, address)),
-                _ => {}
+            // On a link with two ends `Address` is the other end's.
+            if let AddressAttribute::Local(address) = attribute {
+                of.insert(true, address);
+            } else if let AddressAttribute::Address(address) = attribute {
+                of.insert(false, address);
             }
         }
         addresses.extend(of.pop_last().map(|(_, address)| address));
@@ -201,10 +205,10 @@ fn is_default(route: &RouteMessage) -> bool {
 fn outputs(route: &RouteMessage) -> Vec<u32> {
     let mut devices = Vec::new();
     for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => devices.push(*index),
-            RouteAttribute::MultiPath(hops) => devices.extend(hops.iter().map(|hop| hop.interface_index)),
-            _ => {}
+        if let RouteAttribute::Oif(index) = attribute {
+            devices.push(*index);
+        } else if let RouteAttribute::MultiPath(hops) = attribute {
+            devices.extend(hops.iter().map(|hop| hop.interface_index));
         }
     }
     devices

@@ -101,17 +101,18 @@ async fn number(node: &mut Handle, file: &File) -> io::Result<Option<i32>> {
     message.header.flags = NLM_F_REQUEST;
     let mut answers = node.request(message).map_err(io::Error::other)?;
     while let Some(answer) = answers.next().await {
-        match answer.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) => {
-                let id = answer.attributes.iter().find_map(|attribute| match attribute {
-                    NsidAttribute::Id(id) => Some(*id),
-                    _ => None,
-                });
-                // -1 stands for "none".
-                return Ok(id.filter(|id| *id >= 0));
-            }
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            _ => {}
+        if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(answer)) = answer.payload {
+            let id = answer.attributes.iter().find_map(|attribute| {
+                if let NsidAttribute::Id(id) = attribute {
+                    Some(*id)
+                } else {
+                    None
+                }
+            });
+            // -1 stands for "none".
+            return Ok(id.filter(|id| *id >= 0));
+        } else if let NetlinkPayload::Error(error) = answer.payload {
+            return Err(error.to_io());
         }
     }
     Ok(None)

@@ -21,7 +21,7 @@ use self::{
 use crate::{build_ebpf, packages, shell, vm};
 
 /// How long the tests may take in an emulated machine.
-const VM_TIMEOUT: Duration = Duration::from_secs(25 * 60);
+const VM_TIMEOUT: Duration = Duration::from_mins(25);
 const VM_MEMORY_MIB: u64 = 1536;
 /// What the tests call inside their namespaces.
 const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
