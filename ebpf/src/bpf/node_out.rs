@@ -6,13 +6,16 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ebpf::{
-    AllowReason, DropReason, Hook, decide,
+    Addr, AllowReason, DropReason, Hook,
+    decide::{self, Lookup as _},
     event::{Outcome, Subject},
     flow::FlowKey,
-    packet::{Bytes as _, Link, Packet},
+    packet::{Bytes as _, ETH_IPV6, Link, Packet},
     reason::Approval,
     rules::{Endpoint, Enforcement, Identity, PolicyId},
 };
+
+use network_types::{eth::EthHdr, ip::Ipv6Hdr};
 
 use super::{
     flows,
@@ -43,11 +46,32 @@ fn node_out_of(skb: &Skb, link: Link) -> i32 {
     if rules.header.enforcement() == Enforcement::Off {
         return TC_ACT_UNSPEC;
     }
-    if skb.came_in_by() == 0 {
+    if skb.came_in_by() == 0 && !made_anew(&rules, skb, link) {
         own(&rules, skb, link)
     } else {
         passing(&rules, skb, link)
     }
+}
+
+/// Whether this may be an IPv6 fragment that the node has made of a forwarded packet. Such a one forgets the device that
+/// the packet came in by (`ip6_copy_metadata` in `net/ipv6/ip6_output.c`), but no socket made it either.
+#[inline(never)]
+fn made_anew(rules: &Generation, skb: &Skb, link: Link) -> bool {
+    const HOP_BY_HOP: u8 = 0;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+    if skb.ether_type() != ETH_IPV6 || skb.has_socket() {
+        return false;
+    }
+    let l3 = match link {
+        Link::Ethernet => size_of::<EthHdr>(),
+        Link::Ip(_) => 0,
+    };
+    let Some(ip) = skb.load::<Ipv6Hdr>(l3) else {
+        return false;
+    };
+    matches!(ip.next_hdr, HOP_BY_HOP | FRAGMENT | DESTINATION)
+        && !rules.groups(Addr::v6(ip.dst_addr)).is_internal()
 }
 
 /// A packet of one of the node's own sockets: of a pod in the node's network namespace, or of nobody's concern.

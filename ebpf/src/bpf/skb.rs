@@ -133,6 +133,13 @@ impl Skb {
         unsafe { (*self.0).ingress_ifindex }
     }
 
+    /// Whether it belongs to a socket.
+    #[inline(always)]
+    pub(super) fn has_socket(&self) -> bool {
+        // SAFETY: as in `device`; the pointer is compared only.
+        unsafe { !(*self.0).__bindgen_anon_2.sk.is_null() }
+    }
+
     /// The ethertype that the kernel has for it, in host order.
     #[inline(always)]
     pub(super) fn ether_type(&self) -> u16 {
