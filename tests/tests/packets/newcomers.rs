@@ -6,6 +6,8 @@ use anyhow::{Result, ensure};
 use sluice_tests::{
     PATIENCE, Rig,
     bench::addresses::{REGISTERED, UNREGISTERED},
+    command,
+    frame::Sender,
 };
 
 use crate::common::{both, silent};
@@ -63,4 +65,38 @@ fn a_pod_that_goes_is_forgotten() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// With a bridge, the node's side of a pod's packets has a second device, on which a forged sender looks like one outside.
+#[test]
+fn a_pod_that_comes_to_a_bridge_while_the_agent_is_down_gets_nowhere() -> Result<()> {
+    let mut rig = Rig::start_with(&silent(), |bench| {
+        bench.node().run(|| {
+            command::ip(
+                "link add cni0 address 02:00:00:00:0c:01 type bridge
+addr add 10.244.0.1/32 dev cni0
+link set cni0 up
+",
+            )
+        })?
+    })?;
+    rig.agent.kill()?;
+    let newcomer = rig.bench.pod("app", "newcomer")?;
+    rig.bench.node().run(|| {
+        command::ip(&format!(
+            "link set {} master cni0
+",
+            newcomer.device()
+        ))
+    })??;
+    let dst = both(UNREGISTERED)[0];
+    let sender = Sender {
+        node_mac: [2, 0, 0, 0, 0x0c, 1],
+        ..*newcomer.sender()
+    };
+    let out = sender.udp(dst, 53);
+    let call = sender.udp(sender.v4, out.source_port()).from(dst).sport(53);
+    newcomer.send(&call)?;
+    newcomer.send(&out)?;
+    rig.did_not_arrive(out.cookie())
 }

@@ -3,8 +3,12 @@
 use anyhow::Result;
 use sluice_tests::{
     Rig,
-    bench::addresses::{REGISTERED, UNREGISTERED},
-    frame::protocol,
+    bench::{
+        addresses::{NODE_V4, REGISTERED, UNREGISTERED},
+        ip,
+    },
+    command,
+    frame::{Sender, protocol},
 };
 
 use crate::common::{both, silent};
@@ -64,4 +68,41 @@ fn a_tunnel_in_udp_is_udp() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The port of flannel's and Cilium's VXLAN.
+const FLANNEL_PORT: u16 = 8472;
+/// VXLAN network 1, as flannel has it.
+const FLANNEL: [u8; 8] = [8, 0, 0, 0, 0, 0, 1, 0];
+const FLANNEL_MAC: [u8; 6] = [2, 0, 0, 0, 8, 1];
+
+/// The node itself takes packets out of VXLAN, whoever put them in; what comes out has no sender that could be checked.
+#[test]
+fn a_tunnel_that_ends_on_the_node_is_no_way_out() -> Result<()> {
+    let rig = Rig::start_with(&silent(), |bench| {
+        bench.node().run(|| {
+            command::ip(&format!(
+                "link add flannel.1 address 02:00:00:00:08:01 type vxlan id 1 local {NODE_V4} dstport {FLANNEL_PORT} nolearning
+addr add 10.244.1.0/32 dev flannel.1
+link set flannel.1 up
+route add 10.244.1.0/24 dev flannel.1
+"
+            ))
+        })?
+    })?;
+    let dst = both(UNREGISTERED)[0];
+    let forged = Sender {
+        mac: [2, 0, 0, 0, 8, 2],
+        node_mac: FLANNEL_MAC,
+        v4: ip("10.244.1.5"),
+        v6: ip("fd00::5"),
+    };
+    let out = forged.udp(dst, 53);
+    let call = forged.udp(forged.v4, out.source_port()).from(dst).sport(53);
+    for inner in [&call, &out] {
+        let outer = rig.client.sender().udp(ip(NODE_V4), FLANNEL_PORT);
+        rig.client
+            .send(&outer.carrying(&[&FLANNEL[..], &inner.bytes()].concat()))?;
+    }
+    rig.did_not_arrive(out.cookie())
 }

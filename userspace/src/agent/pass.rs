@@ -279,6 +279,7 @@ impl Agent {
                 role: match link.role {
                     Role::Pod => "pod",
                     Role::Uplink => "uplink",
+                    Role::Passage => "passage",
                 }
                 .to_owned(),
             })
@@ -359,6 +360,7 @@ fn device(link: &node::Link) -> dataplane::Device {
         role: match link.role {
             Role::Pod => dataplane::Role::Pod,
             Role::Uplink => dataplane::Role::Uplink,
+            Role::Passage => dataplane::Role::Passage,
         },
         ethernet: link.ethernet,
     }

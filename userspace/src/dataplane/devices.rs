@@ -22,6 +22,8 @@ pub enum Role {
     Pod,
     /// A device through which packets may leave the node.
     Uplink,
+    /// A device between pods and uplinks, such as a bridge: what comes in by it is no call from outside.
+    Passage,
 }
 
 /// How programs are attached to devices.
@@ -65,17 +67,19 @@ impl Hook {
 }
 
 // What enforces comes first.
-const POD: [Hook; 2] = [Hook::ingress("pod_out"), Hook::egress("pod_in")];
-const UPLINK: [Hook; 2] = [Hook::egress("node_out"), Hook::ingress("node_in")];
-const UPLINK_IP: [Hook; 2] = [Hook::egress("node_out_ip"), Hook::ingress("node_in_ip")];
+static POD: [Hook; 2] = [Hook::ingress("pod_out"), Hook::egress("pod_in")];
+static UPLINK: [Hook; 2] = [Hook::egress("node_out"), Hook::ingress("node_in")];
+static UPLINK_IP: [Hook; 2] = [Hook::egress("node_out_ip"), Hook::ingress("node_in_ip")];
 
 impl Device {
-    pub(super) fn hooks(&self) -> [Hook; 2] {
+    pub(super) fn hooks(&self) -> &'static [Hook] {
         match (self.role, self.ethernet) {
             // A pod's device without link headers would not be understood; it drops everything, which is safe.
-            (Role::Pod, _) => POD,
-            (Role::Uplink, true) => UPLINK,
-            (Role::Uplink, false) => UPLINK_IP,
+            (Role::Pod, _) => &POD,
+            (Role::Uplink, true) => &UPLINK,
+            (Role::Uplink, false) => &UPLINK_IP,
+            (Role::Passage, true) => &UPLINK[..1],
+            (Role::Passage, false) => &UPLINK_IP[..1],
         }
     }
 }

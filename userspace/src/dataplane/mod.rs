@@ -190,12 +190,14 @@ impl Dataplane {
         // A link takes the kernel a grace period, so what enforces comes first on all of them.
         for place in 0..2 {
             for device in devices {
-                errors.extend(self.ensure(device, device.hooks()[place]).err());
+                if let Some(&hook) = device.hooks().get(place) {
+                    errors.extend(self.ensure(device, hook).err());
+                }
             }
         }
         let wanted: BTreeSet<(IfIndex, &str)> = devices
             .iter()
-            .flat_map(|device| device.hooks().map(|hook| (device.index, hook.program)))
+            .flat_map(|device| device.hooks().iter().map(|hook| (device.index, hook.program)))
             .collect();
         errors.extend(self.detach_others(&wanted).err());
         errors
@@ -205,8 +207,8 @@ impl Dataplane {
     pub fn attach(&mut self, device: &Device) -> Vec<Error> {
         device
             .hooks()
-            .into_iter()
-            .filter_map(|hook| self.ensure(device, hook).err())
+            .iter()
+            .filter_map(|&hook| self.ensure(device, hook).err())
             .collect()
     }
 

@@ -24,6 +24,9 @@ pub enum Role {
     Pod,
     /// Anything else: packets may leave the node by it.
     Uplink,
+    /// A bridge, or a tunnel without keys that is not the way out. What comes in by it was sent by a pod, or by whoever
+    /// reaches the tunnel's port; calls from outside come in by an uplink before.
+    Passage,
 }
 
 /// A device of the node.
@@ -64,9 +67,13 @@ fn attributes(message: &LinkMessage) -> Attributes<'_> {
             LinkAttribute::LinkNetNsId(id) => found.netns = Some(*id),
             LinkAttribute::Address(mac) => found.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(infos) => {
-                found.veth = infos
-                    .iter()
-                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        found.veth = *kind == InfoKind::Veth;
+                        found.bridge = *kind == InfoKind::Bridge;
+                        found.tunnel = is_open_tunnel(kind);
+                    }
+                }
             }
             _ => {}
         }
@@ -81,6 +88,24 @@ struct Attributes<'a> {
     netns: Option<i32>,
     mac: Option<[u8; 6]>,
     veth: bool,
+    bridge: bool,
+    tunnel: bool,
+}
+
+/// A tunnel that takes a packet from anybody who knows its port or protocol.
+const fn is_open_tunnel(kind: &InfoKind) -> bool {
+    matches!(
+        kind,
+        InfoKind::Vxlan
+            | InfoKind::Geneve
+            | InfoKind::IpIp
+            | InfoKind::Ip6Tnl
+            | InfoKind::SitTun
+            | InfoKind::GreTun
+            | InfoKind::GreTun6
+            | InfoKind::GreTap
+            | InfoKind::GreTap6
+    )
 }
 
 /// All devices but loopback.
@@ -107,6 +132,8 @@ fn read(message: &LinkMessage, routes: &BTreeSet<u32>, uplinks: &[String]) -> Op
         peer,
         netns,
         veth,
+        bridge,
+        tunnel,
         ..
     } = attributes(message);
     let name = name?.to_owned();
@@ -114,10 +141,17 @@ fn read(message: &LinkMessage, routes: &BTreeSet<u32>, uplinks: &[String]) -> Op
         return None;
     }
     // A veth whose other side is elsewhere leads to a pod, unless the node's own way out goes through it.
-    let pod = veth && netns.is_some() && !routes.contains(&index) && !uplinks.contains(&name);
+    let way_out = uplinks.contains(&name);
+    let routed = routes.contains(&index);
+    let pod = veth && netns.is_some() && !routed && !way_out;
+    let passage = !way_out && (bridge || tunnel && !routed);
     Some(Link {
         index: IfIndex(index),
-        role: if pod { Role::Pod } else { Role::Uplink },
+        role: match (pod, passage) {
+            (true, _) => Role::Pod,
+            (_, true) => Role::Passage,
+            (_, _) => Role::Uplink,
+        },
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         peer,
         peer_netns: netns,
