@@ -8,7 +8,7 @@ use ebpf::{
     decide::Lookup as _,
     flow::FlowKey,
     packet::{ETH_IPV4, ETH_IPV6, Link},
-    rules::{Endpoint, Enforcement, Identity},
+    rules::{Endpoint, Enforcement},
 };
 
 use super::{flows, rules::Generation, skb::Skb};
@@ -18,7 +18,7 @@ use super::{flows, rules::Generation, skb::Skb};
 pub fn pod_in(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     if let Some(rules) = Generation::active() {
-        let endpoint = rules.endpoint(Identity::Device(skb.device()));
+        let endpoint = rules.endpoint_on(skb.device());
         if endpoint.is_some_and(Endpoint::is_subject) {
             note_call(&rules, &skb, Link::Ethernet, skb.device());
         }

@@ -28,7 +28,7 @@ pub fn pod_out(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     };
     let identity = Identity::Device(skb.device());
-    let endpoint = rules.endpoint(identity);
+    let endpoint = rules.endpoint_on(skb.device());
     let (verdict, audited, policy) = match endpoint {
         Some(endpoint) => {
             let verdict = desk.judge(|packet, parsed| judge(&rules, endpoint, packet, parsed));

@@ -12,6 +12,7 @@ use ebpf::{
     packet::Protocol,
     rules::{
         Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, PolicyId, RuleKey, capacity,
+        device_slot,
     },
 };
 
@@ -24,6 +25,8 @@ const NO_PREALLOC: u32 = 1;
 static ACTIVE: Array<Bank> = Array::with_max_entries(1, 0);
 #[map]
 static HEADERS: Array<Header> = Array::with_max_entries(2, 0);
+#[map]
+static DEVICES: Array<Endpoint> = Array::with_max_entries(device_slot::COUNT, 0);
 #[map]
 static ENDPOINTS: HashMap<EndpointKey, Endpoint> =
     HashMap::with_max_entries(capacity::ENDPOINTS, NO_PREALLOC);
@@ -55,6 +58,15 @@ impl Generation {
         // SAFETY: entries of the active bank are not changed in place while a program can read them; the agent
         // writes the other bank and waits for a grace period.
         unsafe { ENDPOINTS.get(EndpointKey::new(self.bank, identity)) }
+    }
+
+    /// The endpoint on a device.
+    #[inline(always)]
+    pub(super) fn endpoint_on(&self, device: u32) -> Option<&Endpoint> {
+        match DEVICES.get(device_slot::of(self.bank, device)) {
+            Some(endpoint) if endpoint.device() == device => Some(endpoint),
+            Some(_) | None => self.endpoint(Identity::Device(device)),
+        }
     }
 
     /// The endpoint of the first cgroup, from the root down, that is one.

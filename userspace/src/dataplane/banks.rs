@@ -6,10 +6,11 @@ use aya::{
     Pod,
     maps::{MapError, lpm_trie::Key},
 };
+use bytemuck::Zeroable as _;
 use ebpf::{
     Addr,
     packet::Protocol,
-    rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, RuleKey, capacity},
+    rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, RuleKey, capacity, device_slot},
 };
 use ipnet::IpNet;
 
@@ -155,11 +156,16 @@ impl Banks {
         let RuleMaps {
             active: _,
             headers: _,
+            devices,
             endpoints,
             hosts,
             networks,
             rules,
         } = &mut self.maps;
+        for slot in device_slot::all(bank) {
+            let nobody = Shared(Endpoint::zeroed());
+            devices.set(slot, nobody, 0).map_err(|source| Error::map("DEVICES", source))?;
+        }
         for key in keys(
             endpoints.keys(),
             bank,
@@ -254,7 +260,23 @@ fn write_changes(
     Ok(())
 }
 
+/// Puts an endpoint into its device's place. If another device had that, the hash still has both.
+fn write_device(maps: &mut RuleMaps, bank: Bank, change: Change<Identity, Endpoint>) -> Result<(), MapError> {
+    let (Change::Put(Identity::Device(device), _) | Change::Remove(Identity::Device(device))) = change else {
+        return Ok(());
+    };
+    let slot = device_slot::of(bank, device);
+    match change {
+        Change::Put(_, endpoint) => maps.devices.set(slot, Shared(endpoint), 0),
+        Change::Remove(_) if maps.devices.get(&slot, 0)?.0.device() == device => {
+            maps.devices.set(slot, Shared(Endpoint::zeroed()), 0)
+        }
+        Change::Remove(_) => Ok(()),
+    }
+}
+
 fn write_endpoint(maps: &mut RuleMaps, bank: Bank, change: Change<Identity, Endpoint>) -> Result<(), Error> {
+    write_device(maps, bank, change).map_err(|source| Error::map("DEVICES", source))?;
     let key = |identity| Shared(EndpointKey::new(bank, identity));
     match change {
         Change::Put(identity, endpoint) => maps.endpoints.insert(key(identity), Shared(endpoint), 0),

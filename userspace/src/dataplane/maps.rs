@@ -7,7 +7,7 @@ use aya::{
 use ebpf::{
     event::counter,
     flow::{Flow, FlowKey, FragmentKey},
-    rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, RuleKey, capacity},
+    rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, RuleKey, capacity, device_slot},
 };
 
 use super::{Error, pins::Pins};
@@ -81,9 +81,10 @@ impl Layout {
 }
 
 /// Every map that is pinned. The rooms in which a program works (`DESK`, `SCRATCH`) are not: they hold nothing.
-pub(super) const PINNED: [Layout; 12] = [
+pub(super) const PINNED: [Layout; 13] = [
     Layout::of::<u32, Bank>("ACTIVE", MapType::Array, 1, 0),
     Layout::of::<u32, Header>("HEADERS", MapType::Array, 2, 0),
+    Layout::of::<u32, Endpoint>("DEVICES", MapType::Array, device_slot::COUNT, 0),
     Layout::of::<EndpointKey, Endpoint>("ENDPOINTS", MapType::Hash, capacity::ENDPOINTS, SPARSE),
     Layout::of::<DestinationKey, GroupSet>("HOSTS", MapType::Hash, capacity::HOSTS, SPARSE),
     Layout::of::<Key<DestinationKey>, GroupSet>("NETWORKS", MapType::LpmTrie, capacity::NETWORKS, SPARSE),
@@ -113,6 +114,7 @@ pub(super) type Trie<K, V> = LpmTrie<MapData, Shared<K>, V>;
 pub(super) struct RuleMaps {
     pub(super) active: Array<MapData, Shared<Bank>>,
     pub(super) headers: Array<MapData, Shared<Header>>,
+    pub(super) devices: Array<MapData, Shared<Endpoint>>,
     pub(super) endpoints: Hash<EndpointKey, Endpoint>,
     pub(super) hosts: Hash<DestinationKey, GroupSet>,
     pub(super) networks: Trie<DestinationKey, Shared<GroupSet>>,
@@ -159,6 +161,7 @@ impl Maps {
             rules: RuleMaps {
                 active: take(ebpf, "ACTIVE")?,
                 headers: take(ebpf, "HEADERS")?,
+                devices: take(ebpf, "DEVICES")?,
                 endpoints: take(ebpf, "ENDPOINTS")?,
                 hosts: take(ebpf, "HOSTS")?,
                 networks: take(ebpf, "NETWORKS")?,
