@@ -14,6 +14,8 @@ use hickory_resolver::{
     proto::rr::{Name, RecordType},
 };
 
+use tracing::warn;
+
 use crate::objects::Host;
 
 const DNS_PORT: u16 = 53;
@@ -24,11 +26,6 @@ const ATTEMPTS: usize = 2;
 /// Resolving cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolverError {
-    /// The system's configuration cannot be used.
-    #[error(
-        "cannot use the system's resolver configuration (/etc/resolv.conf); name a server with --resolver"
-    )]
-    System(#[source] NetError),
     /// The resolver cannot be made.
     #[error("cannot make a resolver")]
     Build(#[source] NetError),
@@ -74,13 +71,25 @@ pub(super) struct Outcome {
 
 /// Asks.
 pub(super) struct Ask {
-    resolver: TokioResolver,
+    /// Or why nobody can be asked: a node without a resolver still has rules to be held to.
+    resolver: Result<TokioResolver, String>,
 }
 
 impl Ask {
     pub(super) fn new(server: Option<NameServer>) -> Result<Self, ResolverError> {
         let mut builder = match server {
-            None => TokioResolver::builder_tokio().map_err(ResolverError::System)?,
+            None => match TokioResolver::builder_tokio() {
+                Ok(builder) => builder,
+                Err(error) => {
+                    let message = format!(
+                        "cannot use the system's resolver configuration, /etc/resolv.conf ({error}); name a server with --resolver"
+                    );
+                    warn!(message);
+                    return Ok(Self {
+                        resolver: Err(message),
+                    });
+                }
+            },
             Some(NameServer(address)) => {
                 let mut server = NameServerConfig::udp_and_tcp(address.ip());
                 for connection in &mut server.connections {
@@ -97,12 +106,23 @@ impl Ask {
         options.attempts = ATTEMPTS;
         // When to ask again is decided here.
         options.cache_size = 0;
+        let resolver = builder.build().map_err(ResolverError::Build)?;
         Ok(Self {
-            resolver: builder.build().map_err(ResolverError::Build)?,
+            resolver: Ok(resolver),
         })
     }
 
     pub(super) async fn ask(&self, host: &Host) -> Outcome {
+        let resolver = match &self.resolver {
+            Ok(resolver) => resolver,
+            Err(message) => {
+                let failed = Answer::Failed(message.clone());
+                return Outcome {
+                    v4: failed.clone(),
+                    v6: failed,
+                };
+            }
+        };
         // Search domains are not for names that others declare.
         let name = match Name::from_utf8(host.as_str()) {
             Ok(mut name) => {
@@ -118,8 +138,8 @@ impl Ask {
             }
         };
         let (v4, v6) = tokio::join!(
-            self.resolver.lookup(name.clone(), RecordType::A),
-            self.resolver.lookup(name.clone(), RecordType::AAAA),
+            resolver.lookup(name.clone(), RecordType::A),
+            resolver.lookup(name.clone(), RecordType::AAAA),
         );
         Outcome {
             v4: answer(v4),
