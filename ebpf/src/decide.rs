@@ -98,7 +98,7 @@ fn check_frame(
         Kind::Error(_) | Kind::Query | Kind::EchoReply | Kind::Tcp(_) | Kind::Datagram => {}
     }
     // A link-local source is good for this link only.
-    if !endpoint.owns(src) && !(src.is_v6_link_local() && dst.is_v6_link_local()) {
+    if !(endpoint.owns(src) || (src.is_v6_link_local() && dst.is_v6_link_local())) {
         return Err(DropReason::ForgedSource);
     }
     check_destination(dst)?;

@@ -1,6 +1,6 @@
 //! Flows that came in from outside, so that their answers may leave.
 //!
-//! pod_in sees the calls, pod_out the answers. A call waits in the table of *half-open* flows until it has been
+//! `pod_in` sees the calls, `pod_out` the answers. A call waits in the table of *half-open* flows until it has been
 //! answered, and only then moves to the table of *established* ones; so a flood of calls pushes out other
 //! calls, never a live flow. The first table also notes datagram flows that the pod itself opened with a rule's
 //! permission, so that the peer's answers do not count as calls once the rule is gone.
@@ -121,7 +121,7 @@ impl Flow {
         }
     }
 
-    /// For how long a flow without packets lives; the numbers are the defaults of nf_conntrack
+    /// For how long a flow without packets lives; the numbers are the defaults of `nf_conntrack`
     /// (`net/netfilter/nf_conntrack_proto_*.c`, Linux 6.12).
     #[inline(always)]
     const fn lifetime_ns(&self) -> u64 {
@@ -178,16 +178,15 @@ pub fn inward_step(kind: Kind, half_open: Option<State>, established: Option<Sta
         (Kind::Tcp(flags), Some(State::Answered), None) if !flags.closes() => {
             Step::Establish(State::Established)
         }
-        (Kind::Tcp(_), _, Some(state)) => Step::Establish(state),
-        (Kind::Tcp(_), _, None) => Step::None,
-        (Kind::Datagram | Kind::Query | Kind::EchoReply, _, Some(state)) => Step::Establish(state),
+        (Kind::Tcp(_) | Kind::Datagram | Kind::Query | Kind::EchoReply, _, Some(state)) => {
+            Step::Establish(state)
+        }
         (Kind::Datagram | Kind::Query | Kind::EchoReply, Some(State::Ours), None) => {
             Step::HalfOpen(State::Ours)
         }
         (Kind::Datagram | Kind::Query, _, None) => Step::HalfOpen(State::Called),
-        (Kind::EchoReply, _, None) | (Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_), _, _) => {
-            Step::None
-        }
+        (Kind::Tcp(_) | Kind::EchoReply, _, None)
+        | (Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_), _, _) => Step::None,
     }
 }
 
@@ -197,12 +196,13 @@ pub fn answer_step(kind: Kind, half_open: Option<State>, established: Option<Sta
     match (kind, half_open, established) {
         (Kind::Tcp(flags), _, Some(_)) if flags.closes() => Step::Establish(State::Closing),
         (Kind::Tcp(flags), Some(_), None) if flags.answers() => Step::HalfOpen(State::Answered),
-        (Kind::Tcp(_), _, None) => Step::None,
         (Kind::Tcp(_) | Kind::Datagram | Kind::Query | Kind::EchoReply, _, Some(state)) => {
             Step::Establish(state)
         }
         (Kind::Datagram | Kind::Query | Kind::EchoReply, _, None) => Step::Establish(State::Established),
-        (Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_), _, _) => Step::None,
+        (Kind::Tcp(_), _, None) | (Kind::Arp { .. } | Kind::Neighbour { .. } | Kind::Error(_), _, _) => {
+            Step::None
+        }
     }
 }
 

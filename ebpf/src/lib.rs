@@ -6,6 +6,14 @@
 //! [`decide`] asks for rules through [`decide::Lookup`].
 #![no_std]
 #![forbid(unsafe_op_in_unsafe_fn)]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier follows calls between functions at a cost, and returns one register"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "what is cut off is zero or in another word, and a program in the kernel could do nothing about a failure"
+)]
 
 #[cfg(test)]
 extern crate std;

@@ -40,6 +40,7 @@ macro_rules! reasons {
 
 reasons! {
     /// Why a packet or a call is refused.
+    #[expect(clippy::doc_markdown, reason = "the explanations are shown as plain text")]
     DropReason {
         /// The frame is neither IPv4, IPv6 nor ARP.
         UnknownEthertype = 0 => "unknown-ethertype",
@@ -147,14 +148,14 @@ impl AllowReason {
     }
 }
 
-/// What pod_out approved a packet for, carried in two bits of `skb->mark` to node_out.
+/// What `pod_out` approved a packet for, carried in two bits of `skb->mark` to `node_out`.
 ///
-/// The bits are written on every packet that pod_out lets through, so nobody upstream of it can bring
+/// The bits are written on every packet that `pod_out` lets through, so nobody upstream of it can bring
 /// their own. The kernel clears the mark when a packet changes its network namespace
 /// (`skb_scrub_packet`), so a packet of a device that has no program on it has no approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Approval {
-    /// No word of pod_out.
+    /// No word of `pod_out`.
     None,
     /// May go to addresses inside the cluster.
     Internal,

@@ -93,13 +93,12 @@ pub(super) fn note_ours(scope: u32, packet: &Packet) {
 /// Notes that the first fragment of a packet was let through.
 #[inline(never)]
 pub(super) fn note_first_fragment(scope: u32, packet: &Packet) {
-    if let Fragment::First(id) = packet.fragment {
-        if FRAGMENTS
+    if let Fragment::First(id) = packet.fragment
+        && FRAGMENTS
             .insert(FragmentKey::new(scope, &packet.tuple, id), now_ns(), ANY)
             .is_err()
-        {
-            report::count_lost_flow();
-        }
+    {
+        report::count_lost_flow();
     }
 }
 

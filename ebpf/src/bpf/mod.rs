@@ -5,6 +5,18 @@
     unreachable_pub,
     reason = "the macros that make entry points want public functions"
 )]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier follows calls between functions at a cost, and returns one register"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros that make entry points pass the context by value"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the kernel keeps lengths, ports and protocols in wider words than they need, and wants some narrower"
+)]
 
 mod flows;
 mod inward;

@@ -26,7 +26,7 @@ const TTL: u8 = 64;
 
 /// ICMP destination unreachable, communication administratively prohibited (RFC 1812 section 5.2.7.1).
 const V4_PROHIBITED: [u8; 2] = [3, 13];
-/// ICMPv6 destination unreachable, administratively prohibited (RFC 4443 section 3.1).
+/// `ICMPv6` destination unreachable, administratively prohibited (RFC 4443 section 3.1).
 const V6_PROHIBITED: [u8; 2] = [1, 1];
 
 /// Room for one answer, for the pseudo header in front of its transport, and for the TCP header it answers.
@@ -67,7 +67,7 @@ fn try_answer(skb: &Skb, packet: &Packet) -> Option<i32> {
     if len == 0 || len > FRAME_LEN {
         return None;
     }
-    let frame: *const [u8; FRAME_LEN] = &scratch.frame;
+    let frame: *const [u8; FRAME_LEN] = &raw const scratch.frame;
     // SAFETY: `len` octets of `frame` are written, and `len` is at most that; the helpers check the packet's bounds.
     unsafe {
         let ptr: *mut __sk_buff = skb.as_ptr();
@@ -168,7 +168,7 @@ fn pseudo_sum(packet: &Packet, scratch: &mut Scratch, protocol: Protocol, payloa
 /// Writes a RST. Returns the length of the frame, 0 if there is none.
 #[inline(never)]
 fn reset(skb: &Skb, packet: &Packet, flags: TcpFlags, scratch: &mut Scratch) -> usize {
-    let tcp: *mut [u8; TCP_LEN] = &mut scratch.tcp;
+    let tcp: *mut [u8; TCP_LEN] = &raw mut scratch.tcp;
     // SAFETY: the helper checks the bounds of the packet and fills all of `tcp` or fails.
     let failed = unsafe {
         bpf_skb_load_bytes(
@@ -281,6 +281,10 @@ fn prohibit(skb: &Skb, packet: &Packet, scratch: &mut Scratch) -> usize {
 
 /// The sum of `len` octets, a multiple of four, on top of `seed` (RFC 1071).
 #[inline(always)]
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "only a length that is too large or no multiple of four makes the helper fail"
+)]
 fn checksum(octets: &[u8], len: usize, seed: u32) -> u32 {
     // SAFETY: every caller passes at least `len` octets.
     unsafe {

@@ -95,6 +95,10 @@ impl Skb {
 
     /// Reads the packet. `None` if there is no room to, which never happens: the map has an entry.
     #[inline(always)]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the desk is no part of the packet, and every program takes it once"
+    )]
     pub(super) fn parse(&self, link: Link) -> Option<&mut Desk> {
         let desk = DESK.get_ptr_mut(0)?;
         // SAFETY: a valid pointer to this CPU's place, which nobody else uses meanwhile, see `DESK`; it is
@@ -181,7 +185,7 @@ impl Skb {
     #[inline(always)]
     pub(super) fn cgroup_at(&self, level: u32) -> u64 {
         // SAFETY: as in `device`.
-        unsafe { bpf_skb_ancestor_cgroup_id(self.0, level as i32) }
+        unsafe { bpf_skb_ancestor_cgroup_id(self.0, level.cast_signed()) }
     }
 }
 

@@ -115,7 +115,8 @@ fn judge(call: &Call, hook: Hook) -> i32 {
     let known = match rules.endpoint(netns) {
         Some(endpoint) => Some((netns, endpoint)),
         // SAFETY: the helper has no requirements.
-        None => rules.endpoint_by_cgroup(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) }),
+        None => rules
+            .endpoint_by_cgroup(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }),
     };
     let Some((identity, endpoint)) = known else {
         return PROCEED;

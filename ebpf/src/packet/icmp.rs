@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6: neighbour discovery, echo, and errors with the packet that they quote.
+//! ICMP and `ICMPv6`: neighbour discovery, echo, and errors with the packet that they quote.
 
 use network_types::{
     icmp::Icmpv4Hdr,
@@ -127,7 +127,7 @@ fn quoted_v4<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
     })
 }
 
-/// The same for ICMPv6 (RFC 4443 section 3). A quoted packet with extension headers matches no flow.
+/// The same for `ICMPv6` (RFC 4443 section 3). A quoted packet with extension headers matches no flow.
 #[inline(always)]
 fn quoted_v6<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
     let ip: Ipv6Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
