@@ -1,7 +1,7 @@
-//! What comes in: pod_in and node_in note the calls from outside, so that their answers may leave.
+//! What comes in: `pod_in` and `node_in` note the calls from outside, so that their answers may leave.
 //!
-//! Two places, because kube-proxy translates addresses between them: pod_out sees an answer with the pod's
-//! address, node_out the same answer with the Service's.
+//! Two places, because kube-proxy translates addresses between them: `pod_out` sees an answer with the pod's
+//! address, `node_out` the same answer with the Service's.
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 use ebpf::{
@@ -42,10 +42,10 @@ pub fn node_in_ip(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn node_in_of(skb: &Skb, link: Link) -> i32 {
-    if let Some(rules) = Generation::active() {
-        if rules.header.enforcement() != Enforcement::Off {
-            note_call(&rules, skb, link, FlowKey::NODE);
-        }
+    if let Some(rules) = Generation::active()
+        && rules.header.enforcement() != Enforcement::Off
+    {
+        note_call(&rules, skb, link, FlowKey::NODE);
     }
     TC_ACT_UNSPEC
 }

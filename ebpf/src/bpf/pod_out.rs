@@ -29,19 +29,16 @@ pub fn pod_out(ctx: TcContext) -> i32 {
     };
     let identity = Identity::Device(skb.device());
     let endpoint = rules.endpoint_on(skb.device());
-    let (verdict, audited, policy) = match endpoint {
-        Some(endpoint) => {
-            let verdict = desk.judge(|packet, parsed| judge(&rules, endpoint, packet, parsed));
-            (verdict, endpoint.is_audited(), endpoint.policy())
-        }
-        None => {
-            let enforcement = rules.header.enforcement();
-            (
-                decide::unknown_sender(enforcement),
-                enforcement == Enforcement::Audit,
-                PolicyId(0),
-            )
-        }
+    let (verdict, audited, policy) = if let Some(endpoint) = endpoint {
+        let verdict = desk.judge(|packet, parsed| judge(&rules, endpoint, packet, parsed));
+        (verdict, endpoint.is_audited(), endpoint.policy())
+    } else {
+        let enforcement = rules.header.enforcement();
+        (
+            decide::unknown_sender(enforcement),
+            enforcement == Enforcement::Audit,
+            PolicyId(0),
+        )
     };
     let packet = desk.packet();
     let outcome = Outcome::of(verdict, audited);
