@@ -10,7 +10,10 @@ use bytemuck::Zeroable as _;
 use ebpf::{
     Addr,
     packet::Protocol,
-    rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, RuleKey, capacity, device_slot},
+    rules::{
+        Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, RuleKey, capacity,
+        device_slot,
+    },
 };
 use ipnet::IpNet;
 
@@ -164,7 +167,9 @@ impl Banks {
         } = &mut self.maps;
         for slot in device_slot::all(bank) {
             let nobody = Shared(Endpoint::zeroed());
-            devices.set(slot, nobody, 0).map_err(|source| Error::map("DEVICES", source))?;
+            devices
+                .set(slot, nobody, 0)
+                .map_err(|source| Error::map("DEVICES", source))?;
         }
         for key in keys(
             endpoints.keys(),

@@ -142,9 +142,9 @@ fn read(message: &LinkMessage, routes: &BTreeSet<u32>, uplinks: &[String]) -> Op
     }
     // A veth whose other side is elsewhere leads to a pod, unless the node's own way out goes through it.
     let way_out = uplinks.contains(&name);
-    let routed = routes.contains(&index);
-    let pod = veth && netns.is_some() && !routed && !way_out;
-    let passage = !way_out && (bridge || tunnel && !routed);
+    let has_default = routes.contains(&index);
+    let pod = veth && netns.is_some() && !has_default && !way_out;
+    let passage = !way_out && (bridge || tunnel && !has_default);
     Some(Link {
         index: IfIndex(index),
         role: match (pod, passage) {
