@@ -45,7 +45,7 @@ pub fn pod_out<L: Lookup>(
     if !endpoint.is_subject() {
         return Verdict::Allow(AllowReason::NotSubject);
     }
-    match check_frame(endpoint, packet, parsed) {
+    match check_frame(lookup, endpoint, packet, parsed) {
         Err(reason) => Verdict::Deny(reason),
         Ok(Some(reason)) => Verdict::Allow(reason),
         Ok(None) => destination(lookup, endpoint, packet),
@@ -63,7 +63,8 @@ pub const fn unknown_sender(enforcement: Enforcement) -> Verdict {
 
 /// Everything that can be said without the rules: is the frame whole, is it the pod's own?
 #[inline(always)]
-fn check_frame(
+fn check_frame<L: Lookup>(
+    lookup: &L,
     endpoint: &Endpoint,
     packet: &Packet,
     parsed: Result<(), DropReason>,
@@ -87,13 +88,18 @@ fn check_frame(
             };
         }
         Kind::Neighbour { target, advertises } => {
-            if advertises && !endpoint.owns(target) && !target.is_v6_link_local() {
+            if advertises && !may_claim(lookup, endpoint, target) {
                 return Err(DropReason::ForgedNeighbour);
             }
-            let own = endpoint.owns(src) || src.is_v6_link_local() || src.is_unspecified();
-            if own && stays_on_link(dst) {
-                return Ok(Some(AllowReason::Neighbour));
+            if !src.is_unspecified() && !may_claim(lookup, endpoint, src) {
+                return Err(DropReason::ForgedNeighbour);
             }
+            // To a global address this probes whether a neighbour is still there; it may be one inside the cluster.
+            return if stays_on_link(dst) {
+                Ok(Some(AllowReason::Neighbour))
+            } else {
+                check_destination(dst).map(|()| None)
+            };
         }
         Kind::Error(_) | Kind::Query | Kind::EchoReply | Kind::Tcp(_) | Kind::Datagram => {}
     }
@@ -103,6 +109,13 @@ fn check_frame(
     }
     check_destination(dst)?;
     Ok(None)
+}
+
+/// Whether a pod may say in neighbour discovery that an address is its own. Its link-local addresses are not known; those
+/// of the node are.
+#[inline(always)]
+fn may_claim<L: Lookup>(lookup: &L, endpoint: &Endpoint, addr: Addr) -> bool {
+    endpoint.owns(addr) || (addr.is_v6_link_local() && !lookup.groups(addr).is_internal())
 }
 
 /// `fe80::/10` and `ff02::/16`: no router passes them on.
@@ -130,7 +143,11 @@ fn destination<L: Lookup>(lookup: &L, endpoint: &Endpoint, packet: &Packet) -> V
     let tuple = &packet.tuple;
     let groups = lookup.groups(tuple.dst);
     if groups.is_internal() {
-        return Verdict::Allow(AllowReason::Internal);
+        return if enters_tunnel(tuple) {
+            Verdict::Deny(DropReason::Tunnel)
+        } else {
+            Verdict::Allow(AllowReason::Internal)
+        };
     }
     if let Fragment::Later(id) = packet.fragment {
         return later_fragment(lookup, endpoint.device(), tuple, id);
@@ -145,6 +162,13 @@ fn destination<L: Lookup>(lookup: &L, endpoint: &Endpoint, packet: &Packet) -> V
         return Verdict::Allow(AllowReason::Reply);
     }
     Verdict::Deny(refusal(lookup, endpoint, groups))
+}
+
+/// Whether a node may take this for a packet of its overlay network, unwrap it and send what is inside on as if it came
+/// from another node: VXLAN (RFC 7348), VXLAN on the port that Linux had before, Geneve (RFC 8926).
+#[inline(always)]
+const fn enters_tunnel(tuple: &Tuple) -> bool {
+    tuple.protocol.0 == Protocol::UDP.0 && matches!(tuple.dport, 4789 | 8472 | 6081)
 }
 
 /// Whether this is a call, which is never the answer to one.

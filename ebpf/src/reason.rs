@@ -82,6 +82,8 @@ reasons! {
         NotApproved = 18 => "not-approved",
         /// The rules in the kernel cannot be read; nothing is let through on a guess.
         NoRules = 19 => "no-rules",
+        /// UDP into the cluster on a port where nodes unwrap tunnels (VXLAN 4789 and 8472, Geneve 6081).
+        Tunnel = 20 => "tunnel",
     }
 }
 

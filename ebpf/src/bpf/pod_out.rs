@@ -132,6 +132,7 @@ fn refuse(skb: &Skb, endpoint: Option<&Endpoint>, packet: &Packet, reason: DropR
         | DropReason::UnknownEndpoint
         | DropReason::UnrelatedError
         | DropReason::NotApproved
-        | DropReason::NoRules => TC_ACT_SHOT,
+        | DropReason::NoRules
+        | DropReason::Tunnel => TC_ACT_SHOT,
     }
 }

@@ -5,7 +5,7 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 
-use super::{Bytes, ETH_IPV4, ETH_IPV6, Fragment, Kind, Packet, Protocol, Tuple};
+use super::{Bytes, ETH_IPV4, ETH_IPV6, Fragment, Kind, Packet, Protocol, Tuple, load_inside};
 use crate::{Addr, DropReason};
 
 const ECHO_REPLY: u8 = 0;
@@ -44,7 +44,7 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
         return Ok(());
     }
     // Both families share the layout of the first eight octets.
-    let icmp: Icmpv4Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
+    let icmp: Icmpv4Hdr = load_inside(bytes, packet, offset)?;
     let [i0, i1, _, _] = icmp.data;
     let id = u16::from_be_bytes([i0, i1]);
     let body = offset + size_of::<Icmpv4Hdr>();
@@ -70,7 +70,7 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
 #[inline(always)]
 fn read_v6<B: Bytes>(bytes: &B, icmp_type: u8, body: usize, packet: &mut Packet) -> Result<(), DropReason> {
     match icmp_type {
-        0..=V6_LAST_ERROR => packet.kind = Kind::Error(quoted_v6(bytes, body)?),
+        0..=V6_LAST_ERROR => packet.kind = Kind::Error(quoted_v6(bytes, packet, body)?),
         V6_ECHO_REPLY => packet.kind = Kind::EchoReply,
         V6_ROUTER_ADVERTISEMENT | V6_REDIRECT => return Err(DropReason::ForgedNeighbour),
         V6_MLD_QUERY..=V6_MLD_DONE | V6_MLD2_REPORT if packet.hop_limit == LINK_ONLY => {
@@ -86,7 +86,7 @@ fn read_v6<B: Bytes>(bytes: &B, icmp_type: u8, body: usize, packet: &mut Packet)
             };
         }
         V6_NEIGHBOUR_SOLICITATION | V6_NEIGHBOUR_ADVERTISEMENT if packet.hop_limit == NEVER_FORWARDED => {
-            let target = bytes.load(body).ok_or(DropReason::Truncated)?;
+            let target = load_inside(bytes, packet, body)?;
             let advertises = icmp_type == V6_NEIGHBOUR_ADVERTISEMENT;
             packet.kind = Kind::Neighbour {
                 target: Addr::v6(target),
@@ -102,7 +102,7 @@ fn read_v6<B: Bytes>(bytes: &B, icmp_type: u8, body: usize, packet: &mut Packet)
 fn read_v4<B: Bytes>(bytes: &B, icmp_type: u8, body: usize, packet: &mut Packet) -> Result<(), DropReason> {
     match icmp_type {
         UNREACHABLE | SOURCE_QUENCH | TIME_EXCEEDED | PARAMETER => {
-            packet.kind = Kind::Error(quoted_v4(bytes, body)?);
+            packet.kind = Kind::Error(quoted_v4(bytes, packet, body)?);
         }
         // A pod is nobody's router.
         REDIRECT => return Err(DropReason::ForgedNeighbour),
@@ -114,10 +114,10 @@ fn read_v4<B: Bytes>(bytes: &B, icmp_type: u8, body: usize, packet: &mut Packet)
 
 /// The packet that an ICMP error answers: its header and eight octets more (RFC 792).
 #[inline(always)]
-fn quoted_v4<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
-    let ip: Ipv4Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
+fn quoted_v4<B: Bytes>(bytes: &B, packet: &Packet, offset: usize) -> Result<Tuple, DropReason> {
+    let ip: Ipv4Hdr = load_inside(bytes, packet, offset)?;
     let protocol = Protocol(ip.proto);
-    let (sport, dport) = quoted_ports(bytes, offset + usize::from(ip.vihl & 0x0f) * 4, protocol)?;
+    let (sport, dport) = quoted_ports(bytes, packet, offset + usize::from(ip.vihl & 0x0f) * 4, protocol)?;
     Ok(Tuple {
         src: Addr::v4(ip.src_addr),
         dst: Addr::v4(ip.dst_addr),
@@ -129,10 +129,10 @@ fn quoted_v4<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
 
 /// The same for `ICMPv6` (RFC 4443 section 3). A quoted packet with extension headers matches no flow.
 #[inline(always)]
-fn quoted_v6<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
-    let ip: Ipv6Hdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
+fn quoted_v6<B: Bytes>(bytes: &B, packet: &Packet, offset: usize) -> Result<Tuple, DropReason> {
+    let ip: Ipv6Hdr = load_inside(bytes, packet, offset)?;
     let protocol = Protocol(ip.next_hdr);
-    let (sport, dport) = quoted_ports(bytes, offset + size_of::<Ipv6Hdr>(), protocol)?;
+    let (sport, dport) = quoted_ports(bytes, packet, offset + size_of::<Ipv6Hdr>(), protocol)?;
     Ok(Tuple {
         src: Addr::v6(ip.src_addr),
         dst: Addr::v6(ip.dst_addr),
@@ -143,8 +143,13 @@ fn quoted_v6<B: Bytes>(bytes: &B, offset: usize) -> Result<Tuple, DropReason> {
 }
 
 #[inline(always)]
-fn quoted_ports<B: Bytes>(bytes: &B, offset: usize, protocol: Protocol) -> Result<(u16, u16), DropReason> {
-    let [a0, a1, b0, b1, i0, i1, _, _] = bytes.load::<[u8; 8]>(offset).ok_or(DropReason::Truncated)?;
+fn quoted_ports<B: Bytes>(
+    bytes: &B,
+    packet: &Packet,
+    offset: usize,
+    protocol: Protocol,
+) -> Result<(u16, u16), DropReason> {
+    let [a0, a1, b0, b1, i0, i1, _, _] = load_inside::<_, [u8; 8]>(bytes, packet, offset)?;
     Ok(if protocol.is_icmp() {
         let id = u16::from_be_bytes([i0, i1]);
         (id, id)

@@ -34,9 +34,11 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     if total_len < header_len && !big {
         return Err(DropReason::Malformed);
     }
-    if offset + total_len > bytes.len() {
+    let end = if big { bytes.len() } else { offset + total_len };
+    if end > bytes.len() {
         return Err(DropReason::Truncated);
     }
+    packet.end = end as u32;
     if header_len > size_of::<Ipv4Hdr>() {
         check_options(bytes, offset + size_of::<Ipv4Hdr>(), offset + header_len, packet)?;
     }

@@ -2,7 +2,7 @@
 
 use network_types::ip::Ipv6Hdr;
 
-use super::{Bytes, Fragment, Packet, Protocol, settle_offset};
+use super::{Bytes, Fragment, Packet, Protocol, load_inside, settle_offset};
 use crate::{Addr, DropReason};
 
 const HOP_BY_HOP: u8 = 0;
@@ -36,10 +36,18 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     if packet.tuple.src.is_v4() || packet.tuple.dst.is_v4() {
         return Err(DropReason::Martian);
     }
-    let end = offset + size_of::<Ipv6Hdr>() + usize::from(u16::from_be_bytes(ip.payload_len));
+    // A GSO packet beyond 64 KiB ("BIG TCP") is a jumbogram (RFC 2675), whose length is in an option and in the buffer.
+    let payload_len = usize::from(u16::from_be_bytes(ip.payload_len));
+    let big = payload_len == 0 && bytes.len() > usize::from(u16::MAX);
+    let end = if big {
+        bytes.len()
+    } else {
+        offset + size_of::<Ipv6Hdr>() + payload_len
+    };
     if end > bytes.len() {
         return Err(DropReason::Truncated);
     }
+    packet.end = end as u32;
     skip_headers(bytes, offset + size_of::<Ipv6Hdr>(), packet)
 }
 
@@ -50,14 +58,13 @@ fn skip_headers<B: Bytes>(bytes: &B, mut offset: usize, packet: &mut Packet) -> 
         offset = settle_offset(&mut packet.l4, offset);
         match packet.tuple.protocol.0 {
             HOP_BY_HOP | DESTINATION => {
-                let [next, len] = bytes.load::<[u8; 2]>(offset).ok_or(DropReason::Truncated)?;
+                let [next, len] = load_inside::<_, [u8; 2]>(bytes, packet, offset)?;
                 packet.tuple.protocol = Protocol(next);
                 offset += (usize::from(len) + 1) * 8;
             }
             FRAGMENT => {
-                let [next, _, high, low, i0, i1, i2, i3] = bytes
-                    .load::<[u8; FRAGMENT_HEADER_LEN]>(offset)
-                    .ok_or(DropReason::Truncated)?;
+                let [next, _, high, low, i0, i1, i2, i3] =
+                    load_inside::<_, [u8; FRAGMENT_HEADER_LEN]>(bytes, packet, offset)?;
                 packet.tuple.protocol = Protocol(next);
                 offset += FRAGMENT_HEADER_LEN;
                 let field = u16::from_be_bytes([high, low]);

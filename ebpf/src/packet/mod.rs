@@ -148,6 +148,8 @@ pub struct Packet {
     pub kind: Kind,
     /// TTL or hop limit.
     pub hop_limit: u8,
+    /// Where the IP packet ends, as its header says: what is behind that in the frame the kernel cuts off.
+    pub end: u32,
     /// Where the IP (or ARP) header starts, in octets.
     pub l3: u16,
     /// Where the transport header starts, in octets; 0 if it was not reached.
@@ -164,6 +166,7 @@ impl Packet {
         fragment: Fragment::Whole,
         kind: Kind::Datagram,
         hop_limit: 0,
+        end: 0,
         l3: 0,
         l4: 0,
     };
@@ -202,6 +205,15 @@ pub fn parse<B: Bytes>(bytes: &B, link: Link, packet: &mut Packet) -> Result<(),
     };
     let l4 = settle_offset(&mut packet.l4, l4);
     transport::parse(bytes, l4, packet)
+}
+
+/// Reads a header that has to lie inside the IP packet, not only inside the frame (RFC 7112 section 5).
+#[inline(always)]
+fn load_inside<B: Bytes, T: Header>(bytes: &B, packet: &Packet, offset: usize) -> Result<T, DropReason> {
+    if offset + size_of::<T>() > packet.end as usize {
+        return Err(DropReason::Truncated);
+    }
+    bytes.load(offset).ok_or(DropReason::Truncated)
 }
 
 /// Writes down a number and reads it back.

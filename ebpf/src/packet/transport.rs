@@ -2,7 +2,7 @@
 
 use network_types::udp::UdpHdr;
 
-use super::{Bytes, Fragment, Kind, Packet, Protocol, icmp};
+use super::{Bytes, Fragment, Kind, Packet, Protocol, icmp, load_inside};
 use crate::DropReason;
 
 /// The flags of a TCP segment.
@@ -65,9 +65,8 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
     }
     match protocol {
         Protocol::TCP => {
-            let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, data_offset, flags, ..] = bytes
-                .load::<[u8; TCP_HEADER_LEN]>(offset)
-                .ok_or(DropReason::Truncated)?;
+            let [s0, s1, d0, d1, _, _, _, _, _, _, _, _, data_offset, flags, ..] =
+                load_inside::<_, [u8; TCP_HEADER_LEN]>(bytes, packet, offset)?;
             if usize::from(data_offset >> 4) * 4 < TCP_HEADER_LEN {
                 return Err(DropReason::Malformed);
             }
@@ -76,14 +75,12 @@ pub(super) fn parse<B: Bytes>(bytes: &B, offset: usize, packet: &mut Packet) -> 
             packet.kind = Kind::Tcp(TcpFlags(flags));
         }
         Protocol::UDP => {
-            let udp: UdpHdr = bytes.load(offset).ok_or(DropReason::Truncated)?;
+            let udp: UdpHdr = load_inside(bytes, packet, offset)?;
             packet.tuple.sport = u16::from_be_bytes(udp.src);
             packet.tuple.dport = u16::from_be_bytes(udp.dst);
         }
         _ => {
-            let [s0, s1, d0, d1, ..] = bytes
-                .load::<[u8; SCTP_HEADER_LEN]>(offset)
-                .ok_or(DropReason::Truncated)?;
+            let [s0, s1, d0, d1, ..] = load_inside::<_, [u8; SCTP_HEADER_LEN]>(bytes, packet, offset)?;
             packet.tuple.sport = u16::from_be_bytes([s0, s1]);
             packet.tuple.dport = u16::from_be_bytes([d0, d1]);
         }
