@@ -2,7 +2,7 @@
 //!
 //! `pod_in` sees the calls, `pod_out` the answers. A call waits in the table of *half-open* flows until it has been
 //! answered, and only then moves to the table of *established* ones; so a flood of calls pushes out other
-//! calls, never a live flow. The first table also notes datagram flows that the pod itself opened with a rule's
+//! calls, never a live flow. A third table notes datagram flows that the pod itself opened with a rule's
 //! permission, so that the peer's answers do not count as calls once the rule is gone.
 
 use bytemuck::{Pod, Zeroable};
@@ -180,9 +180,6 @@ pub fn inward_step(kind: Kind, half_open: Option<State>, established: Option<Sta
         }
         (Kind::Tcp(_) | Kind::Datagram | Kind::Query | Kind::EchoReply, _, Some(state)) => {
             Step::Establish(state)
-        }
-        (Kind::Datagram | Kind::Query | Kind::EchoReply, Some(State::Ours), None) => {
-            Step::HalfOpen(State::Ours)
         }
         (Kind::Datagram | Kind::Query, _, None) => Step::HalfOpen(State::Called),
         (Kind::Tcp(_) | Kind::EchoReply, _, None)

@@ -445,6 +445,8 @@ pub mod capacity {
     pub const ENDPOINTS: u32 = 2 * 2_048;
     /// Inbound flows that have not been answered.
     pub const HALF_OPEN: u32 = 65_536;
+    /// Datagram flows that pods opened with a rule's permission.
+    pub const OURS: u32 = 65_536;
     /// Inbound flows.
     pub const ESTABLISHED: u32 = 262_144;
     /// Packets whose first fragment passed and whose others may follow.

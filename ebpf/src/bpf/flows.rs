@@ -13,6 +13,10 @@ use super::report;
 static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::HALF_OPEN, 0);
 #[map]
 static ESTABLISHED: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::ESTABLISHED, 0);
+/// Datagram flows that pods opened with a rule's permission: apart from the others, so that a pod that may send much
+/// pushes out nobody's calls.
+#[map]
+static OURS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::OURS, 0);
 #[map]
 static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
 
@@ -66,7 +70,14 @@ pub(super) fn note_inward(scope: u32, packet: &Packet) {
     if matches!(packet.fragment, Fragment::Later(_)) {
         return;
     }
-    step(&FlowKey::inward(scope, &packet.tuple), packet, inward_step);
+    let key = FlowKey::inward(scope, &packet.tuple);
+    if !matches!(packet.kind, Kind::Tcp(_)) {
+        let (known, now) = (ours(&key), now_ns());
+        if known.is_live(now) {
+            return write_ours(&key, packet, &known, now);
+        }
+    }
+    step(&key, packet, inward_step);
 }
 
 /// Notes an answer that was let out because of its flow.
@@ -78,15 +89,32 @@ pub(super) fn note_answer(scope: u32, packet: &Packet) {
 /// Notes a datagram that a rule let out, so that what comes back does not count as a call.
 #[inline(never)]
 pub(super) fn note_ours(scope: u32, packet: &Packet) {
-    if matches!(packet.kind, Kind::Datagram | Kind::Query) {
-        step(
-            &FlowKey::outward(scope, &packet.tuple),
-            packet,
-            |_, _, established| match established {
-                None => Step::HalfOpen(State::Ours),
-                Some(_) => Step::None,
-            },
-        );
+    let key = FlowKey::outward(scope, &packet.tuple);
+    let now = now_ns();
+    if matches!(packet.kind, Kind::Datagram | Kind::Query) && !established(&key).is_live(now) {
+        write_ours(&key, packet, &ours(&key), now);
+    }
+}
+
+#[inline(always)]
+fn ours(key: &FlowKey) -> Flow {
+    // SAFETY: as in `established`.
+    match unsafe { OURS.get(key) } {
+        Some(flow) => *flow,
+        None => Flow::ABSENT,
+    }
+}
+
+#[inline(always)]
+fn write_ours(key: &FlowKey, packet: &Packet, known: &Flow, now_ns: u64) {
+    if unchanged(known, State::Ours, now_ns) {
+        return;
+    }
+    if OURS
+        .insert(key, Flow::new(State::Ours, packet.tuple.protocol, now_ns), ANY)
+        .is_err()
+    {
+        report::count_lost_flow();
     }
 }
 

@@ -127,6 +127,10 @@ fn judge(call: &Call, hook: Hook) -> i32 {
     }
     let dst = call.destination(hook);
     let (sport, dport) = call.ports();
+    // A server in the node's network namespace may be answering; by which address is not known before the packet.
+    if endpoint.is_host() && sport != 0 && !matches!(call.protocol(), Protocol::TCP) {
+        return PROCEED;
+    }
     let tuple = Tuple {
         src: endpoint.own_for(dst),
         dst,

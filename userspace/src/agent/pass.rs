@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ebpf::rules::{Enforcement, Identity};
@@ -26,6 +26,10 @@ use crate::{
     project::{Input, Projection, internal, project, wanted_names},
     source::{Directory, Stores},
 };
+
+/// Nobody says a word when a program is taken off a device or another is put before it; so it is looked at from time to
+/// time.
+const LOOK_ANYWAY: Duration = Duration::from_secs(15);
 
 /// Everything that the loop owns.
 pub(super) struct Agent {
@@ -91,6 +95,7 @@ impl Agent {
             () = self.node.changed() => debug!("the node changed"),
             () = self.resolver.changed() => debug!("a name resolves to other addresses"),
             _ = self.allowed_wanted.changed() => debug!("the number of observers changed"),
+            () = tokio::time::sleep(LOOK_ANYWAY) => debug!("some time has passed"),
         }
     }
 
@@ -98,11 +103,9 @@ impl Agent {
     pub(super) async fn pass(&mut self) {
         let mut problems = Vec::new();
         let view = self.look_at_node(&mut problems).await;
-        // New devices are covered before anything is known about them, but never before there are rules: a program
-        // without rules would drop everything.
-        if self.dataplane.generation().0 > 0 {
-            self.attach(view.as_ref(), &mut problems);
-        }
+        // New devices are covered before anything is known about them. Before the first rules the programs let everything
+        // through, as if they were not there.
+        self.attach(view.as_ref(), &mut problems);
         let loaded = self.directory.load();
         problems.extend(loaded.problems);
         self.stores = loaded.stores;
@@ -114,9 +117,6 @@ impl Agent {
         self.projection = self.with_input(project);
         problems.extend(self.projection.report.problems.iter().cloned());
         let applied = self.stores.is_complete() && view.is_some() && self.apply(&mut problems);
-        if applied {
-            self.attach(view.as_ref(), &mut problems);
-        }
         self.observe(&mut problems);
         self.tell_who(view.as_ref());
         self.update_status(view.as_ref(), applied, problems);

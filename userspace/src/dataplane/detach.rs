@@ -1,6 +1,6 @@
 //! Taking everything away.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use nix::{mount::umount, net::if_::if_nameindex};
 use tracing::debug;
@@ -90,6 +90,16 @@ fn take_off_link(path: &Path) -> Result<bool, Error> {
     let was_there = Link::from_pin(path).and_then(|link| link.detach()).is_ok();
     pins::remove(path)?;
     Ok(was_there)
+}
+
+/// The devices that there are.
+pub(super) fn devices() -> BTreeSet<IfIndex> {
+    let devices = if_nameindex();
+    devices
+        .iter()
+        .flatten()
+        .map(|device| IfIndex(device.index()))
+        .collect()
 }
 
 fn name_of(device: IfIndex) -> Option<String> {

@@ -81,7 +81,7 @@ impl Layout {
 }
 
 /// Every map that is pinned. The rooms in which a program works (`DESK`, `SCRATCH`) are not: they hold nothing.
-pub(super) const PINNED: [Layout; 13] = [
+pub(super) const PINNED: [Layout; 14] = [
     Layout::of::<u32, Bank>("ACTIVE", MapType::Array, 1, 0),
     Layout::of::<u32, Header>("HEADERS", MapType::Array, 2, 0),
     Layout::of::<u32, Endpoint>("DEVICES", MapType::Array, device_slot::COUNT, 0),
@@ -91,6 +91,7 @@ pub(super) const PINNED: [Layout; 13] = [
     Layout::of::<Key<RuleKey>, u32>("RULES", MapType::LpmTrie, capacity::RULES, SPARSE),
     Layout::of::<FlowKey, Flow>("HALF_OPEN", MapType::LruHash, capacity::HALF_OPEN, 0),
     Layout::of::<FlowKey, Flow>("ESTABLISHED", MapType::LruHash, capacity::ESTABLISHED, 0),
+    Layout::of::<FlowKey, Flow>("OURS", MapType::LruHash, capacity::OURS, 0),
     Layout::of::<FragmentKey, u64>("FRAGMENTS", MapType::LruHash, capacity::FRAGMENTS, 0),
     Layout::of::<u32, u64>("COUNTERS", MapType::PerCpuArray, counter::COUNT, 0),
     Layout {

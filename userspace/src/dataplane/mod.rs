@@ -239,8 +239,14 @@ impl Dataplane {
     }
 
     fn detach_others(&mut self, wanted: &BTreeSet<(IfIndex, &str)>) -> Result<(), Error> {
+        // A list of devices that was read while one of them went may lack others: what is there and not in the list is
+        // left as it is.
+        let listed: BTreeSet<IfIndex> = wanted.iter().map(|(device, _)| *device).collect();
+        let there = detach::devices();
+        let unlisted = |device: IfIndex| there.contains(&device) && !listed.contains(&device);
         for name in detach::in_order(pins::names(&self.pins.links())?) {
             match pins::parse_device_link(&name) {
+                Some((device, _)) if unlisted(device) => {}
                 Some((device, qdisc::NOTE)) if wanted.iter().any(|(wanted, _)| *wanted == device) => {}
                 Some((device, program)) if !wanted.contains(&(device, program)) => {
                     detach::take_off(&self.pins.links().join(&name), device, program)?;
@@ -248,7 +254,8 @@ impl Dataplane {
                 Some(_) | None => {}
             }
         }
-        let is_wanted = |device: IfIndex, program: &str| wanted.contains(&(device, program));
+        let is_wanted =
+            |device: IfIndex, program: &str| unlisted(device) || wanted.contains(&(device, program));
         match &mut self.attached {
             Attached::Tcx(links) => links.retain(is_wanted),
             Attached::Clsact(filters) => filters.retain(is_wanted),

@@ -1,9 +1,9 @@
 //! A look into a pod's network namespace.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
 };
@@ -36,7 +36,7 @@ pub(super) struct Namespace {
 impl Namespace {
     /// Looks at the namespace at `path`; `node` asks the node's side.
     pub(super) async fn inspect(path: PathBuf, mut node: Handle) -> Result<Self, Error> {
-        let file = File::open(&path).map_err(|source| Error::Path {
+        let file = open(&path).map_err(|source| Error::Path {
             path: path.clone(),
             source,
         })?;
@@ -61,6 +61,14 @@ impl Namespace {
         let id = id.ok_or(Error::NoDevice(path))?;
         Ok(Self { cookie, id, links })
     }
+}
+
+/// Opens the namespace; a path that leads to a pipe instead must not hold the agent up.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
 }
 
 /// Asks from inside, on a thread of its own: a thread that has been elsewhere is not used again.
