@@ -88,18 +88,22 @@ fn check_frame<L: Lookup>(
             };
         }
         Kind::Neighbour { target, advertises } => {
-            if advertises && !may_claim(lookup, endpoint, target) {
+            let from_link = src.is_v6_link_local();
+            if (advertises && !may_claim(lookup, endpoint, target))
+                || (from_link && !may_claim(lookup, endpoint, src))
+            {
                 return Err(DropReason::ForgedNeighbour);
             }
-            if !src.is_unspecified() && !may_claim(lookup, endpoint, src) {
-                return Err(DropReason::ForgedNeighbour);
+            // Who looks for an address that is free for him has none yet (RFC 4862 section 5.4).
+            let own = endpoint.owns(src) || from_link || (src.is_unspecified() && stays_on_link(dst));
+            if !own {
+                return Err(DropReason::ForgedSource);
             }
-            // To a global address this probes whether a neighbour is still there; it may be one inside the cluster.
-            return if stays_on_link(dst) {
-                Ok(Some(AllowReason::Neighbour))
-            } else {
-                check_destination(dst).map(|()| None)
-            };
+            if stays_on_link(dst) {
+                return Ok(Some(AllowReason::Neighbour));
+            }
+            // Whether a neighbour with a global address is still there is asked from a link-local one, too.
+            return check_destination(dst).map(|()| None);
         }
         Kind::Error(_) | Kind::Query | Kind::EchoReply | Kind::Tcp(_) | Kind::Datagram => {}
     }

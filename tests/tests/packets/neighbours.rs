@@ -75,6 +75,19 @@ fn neighbour_discovery_speaks_for_the_pod_alone() -> Result<()> {
             "neighbour",
         ),
         (discovery(&rig, node, true, peer, 255), "deny", "forged-neighbour"),
+        // The node's own link-local address.
+        (discovery(&rig, all, true, node, 255), "deny", "forged-neighbour"),
+        (
+            discovery(&rig, all, false, own, 255).from(node),
+            "deny",
+            "forged-neighbour",
+        ),
+        // Is a neighbour with a global address still there?
+        (
+            discovery(&rig, peer, false, peer, 255).from(link_local),
+            "allow",
+            "internal",
+        ),
         (
             discovery(&rig, all, true, ip("2001:db8:0:1::1"), 255),
             "deny",

@@ -50,7 +50,7 @@ fn a_tunnel_of_its_own_protocol_goes_nowhere() -> Result<()> {
 }
 
 #[test]
-fn a_tunnel_in_udp_is_udp() -> Result<()> {
+fn a_tunnel_in_udp_is_udp_unless_nodes_unwrap_it() -> Result<()> {
     let rig = Rig::start(&silent())?;
     let inside = rig.peer.capture()?;
     let sender = rig.client.sender();
@@ -64,7 +64,11 @@ fn a_tunnel_in_udp_is_udp() -> Result<()> {
         }
         for dst in rig.peer.addresses() {
             let frame = sender.udp(dst, port).carrying(&head);
-            rig.passed_to(&inside, &rig.client, &frame, "internal")?;
+            if port == VXLAN_PORT {
+                rig.refused(&rig.client, &frame, "tunnel")?;
+            } else {
+                rig.passed_to(&inside, &rig.client, &frame, "internal")?;
+            }
         }
     }
     Ok(())

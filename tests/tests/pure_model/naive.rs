@@ -34,12 +34,17 @@ pub(crate) fn pod_out(world: &World, sketch: &Sketch) -> Expected {
         {
             return Err(DropReason::ForgedNeighbour);
         }
+        let nodes = |address| is_link_local(address) && class_of(world, address) == Some(INTERNAL);
+        if nodes(sketch.src()) {
+            return Err(DropReason::ForgedNeighbour);
+        }
         if sketch.source != Source::Foreign && sketch.stays_on_link() {
             return Ok(AllowReason::Neighbour);
         }
     }
-    let from_link_to_link = sketch.source == Source::LinkLocal && is_link_local(sketch.dst);
-    if sketch.source != Source::Own && !from_link_to_link {
+    let from_link = sketch.source == Source::LinkLocal;
+    let for_link = is_link_local(sketch.dst) || is_discovery(sketch);
+    if sketch.source != Source::Own && !(from_link && for_link) {
         return Err(DropReason::ForgedSource);
     }
     impossible_destination(sketch.dst)?;
@@ -117,7 +122,13 @@ fn impossible_destination(dst: IpAddr) -> Result<(), DropReason> {
 fn by_rules(world: &World, sketch: &Sketch) -> Expected {
     let class = class_of(world, sketch.dst);
     if class == Some(INTERNAL) {
-        return Ok(AllowReason::Internal);
+        let tunnel = matches!(sketch.what, What::Udp) && [4789, 8472, 6081].contains(&sketch.port);
+        // A later part has no port to be known by; without its first part it is nothing.
+        return if tunnel && sketch.part != Part::Later {
+            Err(DropReason::Tunnel)
+        } else {
+            Ok(AllowReason::Internal)
+        };
     }
     if sketch.part == Part::Later {
         return fragment(world);

@@ -46,7 +46,7 @@ const DESTINATIONS_V6: [&str; 13] = [
     "fd00:10:244::a",
     "2606:4700::1111",
 ];
-const PORTS: [u16; 6] = [0, 53, 80, 443, 8080, 65535];
+const PORTS: [u16; 7] = [0, 53, 80, 443, 8080, 8472, 65535];
 
 /// Whose source address it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
