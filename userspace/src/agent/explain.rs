@@ -5,13 +5,14 @@ use anyhow::{Context as _, bail};
 use ebpf::{
     Verdict, decide,
     event::Outcome,
-    packet::{Link, Packet, Slice, Tuple, parse},
+    packet::{Link, Packet, Protocol, Slice, Tuple, parse},
     rules::{Endpoint, Identity},
 };
 
 use super::{pass::Agent, probe, translate};
 use crate::{
     api::{Cause, Destination, Explanation, Live, Question, What},
+    desired::Ports,
     facts::{PodName, PodNetwork},
     project::{self, Because, PolicyExplanation, Role},
 };
@@ -125,7 +126,10 @@ impl Agent {
 
     fn rules(&self) -> Vec<serde_json::Value> {
         let endpoints = &self.projection.report.endpoints;
-        let rows = self.projection.desired.rules.iter().map(|rule| {
+        // What only says that there is something permitted is no permission of its own.
+        let marker = Ports::Protocol(Protocol::MARKER.0);
+        let rules = self.projection.desired.rules.iter().filter(|rule| rule.ports != marker);
+        let rows = rules.map(|rule| {
             let destinations: Vec<String> = self
                 .projection
                 .desired
