@@ -128,7 +128,12 @@ impl Agent {
         let endpoints = &self.projection.report.endpoints;
         // What only says that there is something permitted is no permission of its own.
         let marker = Ports::Protocol(Protocol::MARKER.0);
-        let rules = self.projection.desired.rules.iter().filter(|rule| rule.ports != marker);
+        let rules = self
+            .projection
+            .desired
+            .rules
+            .iter()
+            .filter(|rule| rule.ports != marker);
         let rows = rules.map(|rule| {
             let destinations: Vec<String> = self
                 .projection
