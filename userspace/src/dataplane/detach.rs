@@ -77,7 +77,7 @@ pub(super) fn take_off(path: &Path, device: IfIndex, what: &str) -> Result<bool,
         return take_off_link(path);
     }
     let was_there = match (name_of(device), Hook::of(what)) {
-        (Some(name), Some(hook)) => filters::remove(&name, hook)?,
+        (Some(name), Some(hook)) => filters::remove(device, &name, hook)?,
         (Some(_), None) if what == qdisc::NOTE => qdisc::remove_if_unused(device)?,
         (_, _) => false,
     };

@@ -3,7 +3,7 @@
 //! A filter has no pin and outlives us all the same: a fixed priority and handle say that it is ours, and an empty
 //! directory beside the pins of links notes it for `detach`.
 
-use std::{collections::BTreeSet, mem};
+use std::{collections::BTreeSet, io, mem};
 
 use aya::{
     Ebpf,
@@ -51,6 +51,14 @@ impl Filters {
             device: device.name.clone(),
             source: Box::new(source),
         };
+        let was_there = self.attached.contains(&key);
+        let current = programs::number(ebpf, hook.program)?;
+        if was_there {
+            let runs = runs(device.index, hook.place).map_err(|error| fail(error.into()))?;
+            if runs.is_some_and(|runs| runs.program == current) {
+                return Ok(Done::Nothing);
+            }
+        }
         if qdisc::add(device)? {
             pins::make_dir(&pins.device_link(device.index, qdisc::NOTE))?;
         }
@@ -63,21 +71,11 @@ impl Filters {
         let direction = direction(hook.place);
         let created =
             classifier.attach_with_options(&device.name, direction, TcAttachOptions::Netlink(options));
-        let was_there = self.attached.contains(&key);
-        let (link, done) = match created {
-            Ok(link) if was_there => {
-                warn!(
-                    device = device.name,
-                    hook = hook.program,
-                    "our program had been taken away"
-                );
-                (link, Done::Repaired)
-            }
-            Ok(link) => (link, Done::Attached),
-            Err(error) if programs::is_taken(&error) && was_there => return Ok(Done::Nothing),
+        let link = match created {
+            Ok(link) => link,
             Err(error) if programs::is_taken(&error) => {
                 let old = ours(&device.name, hook.place).map_err(|error| fail(error.into()))?;
-                (classifier.attach_to_link(old).map_err(fail)?, Done::Attached)
+                classifier.attach_to_link(old).map_err(fail)?
             }
             Err(error) => return Err(fail(error)),
         };
@@ -85,7 +83,15 @@ impl Filters {
         mem::forget(classifier.take_link(link).map_err(fail)?);
         pins::make_dir(&pins.device_link(device.index, hook.program))?;
         self.attached.insert(key);
-        Ok(done)
+        if !was_there {
+            return Ok(Done::Attached);
+        }
+        warn!(
+            device = device.name,
+            hook = hook.program,
+            "our program had been taken away"
+        );
+        Ok(Done::Repaired)
     }
 
     /// Forgets what is no longer wanted.
@@ -102,13 +108,18 @@ impl Filters {
     }
 }
 
-/// Takes our filter off a device. `false` if there is none.
-pub(super) fn remove(device: &str, hook: Hook) -> Result<bool, Error> {
+/// Takes our filter off a device. `false` if there is none, or if it runs the program of another hook by now: a device
+/// that has changed its role.
+pub(super) fn remove(index: IfIndex, device: &str, hook: Hook) -> Result<bool, Error> {
     let fail = |source| Error::Filter {
         hook: hook.program,
         device: device.to_owned(),
         source: Box::new(source),
     };
+    let runs = runs(index, hook.place).map_err(|error| fail(error.into()))?;
+    if runs.is_none_or(|runs| runs.name != hook.program) {
+        return Ok(false);
+    }
     let link = ours(device, hook.place).map_err(|error| fail(error.into()))?;
     match link.detach() {
         Ok(()) => Ok(true),
@@ -124,8 +135,13 @@ pub(super) fn remove(device: &str, hook: Hook) -> Result<bool, Error> {
     }
 }
 
-fn ours(device: &str, place: AttachType) -> Result<SchedClassifierLink, std::io::Error> {
+fn ours(device: &str, place: AttachType) -> io::Result<SchedClassifierLink> {
     SchedClassifierLink::attached(device, direction(place), PRIORITY, HANDLE, None)
+}
+
+/// What our filter runs, if it is there.
+fn runs(device: IfIndex, place: AttachType) -> io::Result<Option<qdisc::Runs>> {
+    qdisc::filter(device, place, PRIORITY, HANDLE.into())
 }
 
 fn direction(place: AttachType) -> TcAttachType {

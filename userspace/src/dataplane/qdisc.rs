@@ -8,12 +8,12 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcHandle, TcMessage},
+    tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{Device, Error, error::raw_os_error};
-use crate::facts::IfIndex;
+use crate::{facts::IfIndex, sys::bpf::AttachType};
 
 /// What notes beside the pins that the qdisc of a device is ours.
 pub(super) const NOTE: &str = "clsact";
@@ -37,13 +37,8 @@ pub(super) fn remove_if_unused(device: IfIndex) -> Result<bool, Error> {
         source: Box::new(source.into()),
     };
     for direction in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
-        let parent = TcHandle {
-            major: u16::MAX,
-            minor: direction,
-        };
-        let question = message(device, TcHandle::UNSPEC, parent);
-        match ask(RouteNetlinkMessage::GetTrafficFilter(question), NLM_F_DUMP) {
-            Ok(0) => {}
+        match filters(device, direction) {
+            Ok(filters) if filters.is_empty() => {}
             Ok(_) => return Ok(false),
             Err(error) if is_absent(&error) => return Ok(false),
             Err(error) => return Err(fail(error)),
@@ -64,6 +59,73 @@ pub(super) fn remove_if_unused(device: IfIndex) -> Result<bool, Error> {
     }
 }
 
+/// What a filter runs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Runs {
+    /// The kernel's number for the program.
+    pub(super) program: u32,
+    /// Its name, as it was given when the filter was made.
+    pub(super) name: String,
+}
+
+/// What the filter of this priority and handle runs, if there is one.
+pub(super) fn filter(
+    device: IfIndex,
+    place: AttachType,
+    priority: u16,
+    handle: u32,
+) -> io::Result<Option<Runs>> {
+    let is_it = |filter: &TcMessage| {
+        // The protocol is in the lower half.
+        filter.header.info >> 16 == u32::from(priority) && u32::from(filter.header.handle) == handle
+    };
+    let direction = if place == AttachType::TcxIngress {
+        TcHandle::MIN_INGRESS
+    } else {
+        TcHandle::MIN_EGRESS
+    };
+    match filters(device, direction) {
+        Ok(filters) => Ok(filters.into_iter().find(is_it).map(runs)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn runs(filter: TcMessage) -> Runs {
+    let mut runs = Runs::default();
+    for attribute in filter.attributes {
+        let TcAttribute::Options(options) = attribute else {
+            continue;
+        };
+        for option in options {
+            if let TcOption::Bpf(TcFilterBpfOption::ProgId(program)) = option {
+                runs.program = program;
+            } else if let TcOption::Bpf(TcFilterBpfOption::ProgName(name)) = option {
+                runs.name = name;
+            }
+        }
+    }
+    runs
+}
+
+/// All filters of one direction, and what they hang on.
+fn filters(device: IfIndex, direction: u16) -> io::Result<Vec<TcMessage>> {
+    let parent = TcHandle {
+        major: u16::MAX,
+        minor: direction,
+    };
+    let question = message(device, TcHandle::UNSPEC, parent);
+    let answers = ask(RouteNetlinkMessage::GetTrafficFilter(question), NLM_F_DUMP)?;
+    let filter = |answer| {
+        if let RouteNetlinkMessage::NewTrafficFilter(filter) = answer {
+            Some(filter)
+        } else {
+            None
+        }
+    };
+    Ok(answers.into_iter().filter_map(filter).collect())
+}
+
 fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -79,8 +141,8 @@ fn message(device: IfIndex, handle: TcHandle, parent: TcHandle) -> TcMessage {
     message
 }
 
-/// Sends one message and counts the answers that are not about the conversation itself.
-fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<usize> {
+/// Sends one message and returns the answers that are not about the conversation itself.
+fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -90,7 +152,7 @@ fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<usize> {
     let mut octets = vec![0; request.buffer_len()];
     request.serialize(&mut octets);
     socket.send(&octets, 0)?;
-    let mut count = 0;
+    let mut answers = Vec::new();
     loop {
         let (received, _) = socket.recv_from_full()?;
         let mut rest = received.as_slice();
@@ -103,9 +165,11 @@ fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<usize> {
                 return Err(error.to_io());
             }
             if matches!(answer.payload, NetlinkPayload::Done(_) | NetlinkPayload::Error(_)) {
-                return Ok(count);
+                return Ok(answers);
             }
-            count += 1;
+            if let NetlinkPayload::InnerMessage(message) = answer.payload {
+                answers.push(message);
+            }
             let length = NetlinkBuffer::new_checked(rest)
                 .map_err(io::Error::other)?
                 .length() as usize;
