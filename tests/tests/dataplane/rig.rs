@@ -14,7 +14,7 @@ use ebpf::{
     rules::{Endpoint, Enforcement, GroupSet, Identity, PolicyId},
 };
 use sluice::{
-    dataplane::{self, Dataplane, Device, Options, Role},
+    dataplane::{self, AttachMode, Dataplane, Device, Options, Role},
     desired::{Desired, Ports, Rule},
     facts::IfIndex,
 };
@@ -119,6 +119,14 @@ impl Drop for Rig {
         if let Err(error) = self.on_node(|| Ok(dataplane::detach(&self.options())?)) {
             eprintln!("detach: {error:#}");
         }
+    }
+}
+
+/// The ways in which this kernel lets programs be attached: filters everywhere, links where it has them.
+pub(crate) fn modes() -> &'static [AttachMode] {
+    match dataplane::attach_mode() {
+        AttachMode::Tcx => &[AttachMode::Tcx, AttachMode::Clsact],
+        AttachMode::Clsact => &[AttachMode::Clsact],
     }
 }
 

@@ -16,7 +16,7 @@ use ebpf::{
 };
 use futures_util::StreamExt as _;
 use sluice::{
-    dataplane::{AttachMode, Dataplane, Error},
+    dataplane::{Dataplane, Error},
     desired::Desired,
 };
 use sluice_tests::{
@@ -28,11 +28,11 @@ use sluice_tests::{
     sys::netns_cookie,
 };
 
-use crate::rig::{POLICY, Rig, sync};
+use crate::rig::{POLICY, Rig, modes, sync};
 
 #[test]
 fn rules_hold_on_the_wire_in_a_replay_and_on_the_host() -> Result<()> {
-    for mode in [AttachMode::Tcx, AttachMode::Clsact] {
+    for &mode in modes() {
         let rig = Rig::create()?;
         rig.on_node(|| {
             let mut dataplane = Dataplane::open_as(&rig.options(), mode)?;
