@@ -24,7 +24,7 @@ use crate::{build_ebpf, packages, shell, vm};
 const VM_TIMEOUT: Duration = Duration::from_mins(25);
 const VM_MEMORY_MIB: u64 = 1536;
 /// What the tests call inside their namespaces.
-const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
+const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("tc", "iproute2")];
 
 /// Run every test: on this machine, and the tests that send packets in virtual machines over several kernels, too.
 ///
