@@ -4,6 +4,9 @@
 //! once and stays with it; the agent writes the other bank and then switches. So no packet sees half of a
 //! change, whatever its size, and the previous generation stays complete until nobody can be reading it.
 
+pub mod capacity;
+pub mod device_slot;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::{Addr, packet::Protocol};
@@ -407,50 +410,4 @@ impl RuleKey {
             port: port.to_be_bytes(),
         }
     }
-}
-
-/// Places of endpoints by the index of their device, for one look instead of a hash; two devices whose indices share a
-/// place have the hash.
-pub mod device_slot {
-    use super::Bank;
-
-    /// Places in one bank: more than a node has pods.
-    const PER_BANK: u32 = 4096;
-    /// Places in both.
-    pub const COUNT: u32 = 2 * PER_BANK;
-
-    /// The place of a device.
-    #[inline(always)]
-    pub const fn of(bank: Bank, device: u32) -> u32 {
-        bank.index() * PER_BANK + device % PER_BANK
-    }
-
-    /// All places of a bank.
-    pub fn all(bank: Bank) -> core::ops::Range<u32> {
-        let first = bank.index() * PER_BANK;
-        first..first + PER_BANK
-    }
-}
-
-/// What the kernel holds at the most. The sizes are those that the design promises, twice where there are two
-/// banks.
-pub mod capacity {
-    /// Destinations that are single addresses, in both banks.
-    pub const HOSTS: u32 = 2 * 1_048_576;
-    /// Destinations that are networks, in both banks.
-    pub const NETWORKS: u32 = 2 * 1_048_576;
-    /// Rules, in both banks.
-    pub const RULES: u32 = 2 * 262_144;
-    /// Endpoints in both banks: 500 pods with a device and a namespace each, and room for as many again.
-    pub const ENDPOINTS: u32 = 2 * 2_048;
-    /// Inbound flows that have not been answered.
-    pub const HALF_OPEN: u32 = 65_536;
-    /// Datagram flows that pods opened with a rule's permission.
-    pub const OURS: u32 = 65_536;
-    /// Inbound flows.
-    pub const ESTABLISHED: u32 = 262_144;
-    /// Packets whose first fragment passed and whose others may follow.
-    pub const FRAGMENTS: u32 = 16_384;
-    /// Octets of events that wait to be read.
-    pub const EVENT_BYTES: u32 = 1 << 20;
 }

@@ -1,0 +1,21 @@
+//! What the kernel holds at the most. The sizes are those that the design promises, twice where there are two
+//! banks.
+
+/// Destinations that are single addresses, in both banks.
+pub const HOSTS: u32 = 2 * 1_048_576;
+/// Destinations that are networks, in both banks.
+pub const NETWORKS: u32 = 2 * 1_048_576;
+/// Rules, in both banks.
+pub const RULES: u32 = 2 * 262_144;
+/// Endpoints in both banks: 500 pods with a device and a namespace each, and room for as many again.
+pub const ENDPOINTS: u32 = 2 * 2_048;
+/// Inbound flows that have not been answered.
+pub const HALF_OPEN: u32 = 65_536;
+/// Datagram flows that pods opened with a rule's permission.
+pub const OURS: u32 = 65_536;
+/// Inbound flows.
+pub const ESTABLISHED: u32 = 262_144;
+/// Packets whose first fragment passed and whose others may follow.
+pub const FRAGMENTS: u32 = 16_384;
+/// Octets of events that wait to be read.
+pub const EVENT_BYTES: u32 = 1 << 20;
