@@ -67,7 +67,12 @@ fn table(what: What, answer: &serde_json::Value) -> anyhow::Result<()> {
             for policy in rows {
                 let gateways = policy.get("gateways").and_then(serde_json::Value::as_array);
                 for gateway in gateways.into_iter().flatten() {
-                    let name = format!("{}/{}", cell(gateway, "namespace"), cell(gateway, "gateway"));
+                    let gateway_name = gateway.get("gateway").and_then(serde_json::Value::as_str);
+                    let name = format!(
+                        "{}/{}",
+                        cell(gateway, "namespace"),
+                        gateway_name.unwrap_or("(by labels)")
+                    );
                     table.row([
                         cell(policy, "name"),
                         cell(policy, "mode"),

@@ -90,6 +90,10 @@ pub fn run() -> ExitCode {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        .filter_map(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            let json = cause.downcast_ref::<serde_json::Error>();
+            io.or_else(|| json.and_then(serde_json::Error::io_error_kind))
+        })
+        .any(|kind| kind == std::io::ErrorKind::BrokenPipe)
 }

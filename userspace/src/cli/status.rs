@@ -56,11 +56,15 @@ impl Status {
 }
 
 fn print(status: &status::Status) -> std::io::Result<()> {
-    println!(
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
         "node {}: {} (sluice {})",
         status.node, status.state, status.version
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "generation {}: {} pods, {} destinations, {} rules; policies: {}",
         status.generation,
         status.endpoints,
@@ -71,41 +75,45 @@ fn print(status: &status::Status) -> std::io::Result<()> {
         } else {
             status.policies.join(", ")
         },
-    );
+    )?;
     for problem in &status.problems {
-        println!("{}: {problem}", problem.severity);
+        writeln!(out, "{}: {problem}", problem.severity)?;
     }
     let internal: Vec<&str> = status.internal.keys().map(String::as_str).collect();
-    println!("internal: {}", internal.join(", "));
+    writeln!(out, "internal: {}", internal.join(", "))?;
     let devices: Vec<String> = status
         .devices
         .iter()
         .map(|device| format!("{} ({})", device.name, device.role))
         .collect();
-    println!(
+    writeln!(
+        out,
         "programs on: {}",
         if devices.is_empty() {
             "no device".to_owned()
         } else {
             devices.join(", ")
         }
-    );
+    )?;
     if status.repairs > 0 {
-        println!(
+        writeln!(
+            out,
             "programs that somebody removed or displaced, put back: {}",
             status.repairs
-        );
+        )?;
     }
     if status.lost != status::Lost::default() {
-        println!(
+        writeln!(
+            out,
             "not recorded: {} events, {} flows",
             status.lost.events, status.lost.flows
-        );
+        )?;
     }
     if status.counters.is_empty() {
         return Ok(());
     }
-    println!();
+    writeln!(out)?;
+    drop(out);
     let mut table = Table::new(["HOOK", "VERDICT", "REASON", "PACKETS"]);
     for count in &status.counters {
         table.row([
