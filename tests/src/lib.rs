@@ -36,3 +36,8 @@ use std::time::Duration;
 /// How long a test waits for what must come. Generous, for virtual machines without acceleration: only a failing
 /// test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Whether this is a virtual machine that `cargo xtask test` has started: tests of generated cases make fewer there.
+pub fn in_guest() -> bool {
+    std::env::var_os("SLUICE_GUEST").is_some()
+}

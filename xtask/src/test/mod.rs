@@ -105,7 +105,11 @@ impl Test {
                 tools: &TOOLS.map(|(tool, _)| tool),
                 files: &[(script.clone(), PathBuf::from("/run-tests"))],
                 command: &["/bin/sh", "/run-tests"],
-                env: &[("SLUICE_BIN", "/usr/local/bin/sluice"), ("CI", "true")],
+                env: &[
+                    ("SLUICE_BIN", "/usr/local/bin/sluice"),
+                    ("SLUICE_GUEST", "1"),
+                    ("CI", "true"),
+                ],
                 timeout: VM_TIMEOUT,
                 memory_mib: VM_MEMORY_MIB,
                 prefix: Some("    "),
