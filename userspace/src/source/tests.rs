@@ -282,17 +282,22 @@ fn an_empty_directory_at_the_start_is_not_complete() {
     assert!(Directory::open(rig.path().join("missing")).is_err());
 }
 
+/// How long a test waits for what must come; only one that fails waits that long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 #[tokio::test]
-async fn changes_are_noticed_soon() {
+async fn changes_are_noticed() {
     let mut rig = Rig::new(&[("a.yaml", NAMESPACE)]);
     rig.load();
-    let soon = Duration::from_millis(90);
+    let a_moment = Duration::from_millis(90);
     assert!(
-        tokio::time::timeout(soon, rig.directory.changed()).await.is_err(),
+        tokio::time::timeout(a_moment, rig.directory.changed())
+            .await
+            .is_err(),
         "nothing has happened"
     );
     rig.write("b.yaml", POLICY);
-    tokio::time::timeout(soon, rig.directory.changed())
+    tokio::time::timeout(PATIENCE, rig.directory.changed())
         .await
         .expect("a new file");
     assert_eq!(rig.load().0.policies.len(), 1);
@@ -307,13 +312,13 @@ async fn changes_are_noticed_soon() {
     }
     std::os::unix::fs::symlink("..1", rig.path().join("..data")).expect("linked");
     std::os::unix::fs::symlink("..data/m.yaml", rig.path().join("m.yaml")).expect("linked");
-    tokio::time::timeout(soon, rig.directory.changed())
+    tokio::time::timeout(PATIENCE, rig.directory.changed())
         .await
         .expect("a link");
     assert!(rig.load().0.namespaces.contains_key("..1"));
     std::os::unix::fs::symlink("..2", rig.path().join("..data_tmp")).expect("linked");
     fs::rename(rig.path().join("..data_tmp"), rig.path().join("..data")).expect("renamed");
-    tokio::time::timeout(soon, rig.directory.changed())
+    tokio::time::timeout(PATIENCE, rig.directory.changed())
         .await
         .expect("another version");
     assert!(rig.load().0.namespaces.contains_key("..2"));
