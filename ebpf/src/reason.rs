@@ -163,6 +163,8 @@ pub enum Approval {
     Internal,
     /// May go to any address.
     External,
+    /// Not approved for anything, but seen by node_in: it came in by an uplink, and no pod of this node can have made it.
+    Arrived,
 }
 
 impl Approval {
@@ -171,6 +173,7 @@ impl Approval {
     pub const MASK: u32 = 0x3000;
     const INTERNAL: u32 = 0x1000;
     const EXTERNAL: u32 = 0x2000;
+    const ARRIVED: u32 = Self::MASK;
 
     /// `mark` with our bits saying this.
     #[inline(always)]
@@ -179,6 +182,7 @@ impl Approval {
             Self::None => 0,
             Self::Internal => Self::INTERNAL,
             Self::External => Self::EXTERNAL,
+            Self::Arrived => Self::ARRIVED,
         };
         (mark & !Self::MASK) | bits
     }
@@ -189,6 +193,7 @@ impl Approval {
         match mark & Self::MASK {
             Self::INTERNAL => Self::Internal,
             Self::EXTERNAL => Self::External,
+            Self::ARRIVED => Self::Arrived,
             _ => Self::None,
         }
     }
@@ -213,11 +218,15 @@ mod tests {
 
     #[test]
     fn an_approval_survives_in_its_own_bits_only() {
-        for approval in [Approval::None, Approval::Internal, Approval::External] {
+        for approval in [
+            Approval::None,
+            Approval::Internal,
+            Approval::External,
+            Approval::Arrived,
+        ] {
             let mark = approval.write(u32::MAX);
             assert_eq!(Approval::read(mark), approval);
             assert_eq!(mark | Approval::MASK, u32::MAX);
         }
-        assert_eq!(Approval::read(Approval::MASK), Approval::None);
     }
 }

@@ -8,6 +8,7 @@ use ebpf::{
     decide::Lookup as _,
     flow::FlowKey,
     packet::{ETH_IPV4, ETH_IPV6, Link},
+    reason::Approval,
     rules::{Endpoint, Enforcement},
 };
 
@@ -17,7 +18,10 @@ use super::{flows, rules::Generation, skb::Skb};
 #[classifier]
 pub fn pod_in(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    if let Some(rules) = Generation::active() {
+    // A pod that no program is on yet could send with an outsider's address; what node_in has seen is no pod's.
+    if Approval::read(skb.mark()) == Approval::Arrived
+        && let Some(rules) = Generation::active()
+    {
         let endpoint = rules.endpoint_on(skb.device());
         if endpoint.is_some_and(Endpoint::is_subject) {
             note_call(&rules, &skb, Link::Ethernet, skb.device());
@@ -45,6 +49,7 @@ fn node_in_of(skb: &Skb, link: Link) -> i32 {
     if let Some(rules) = Generation::active()
         && rules.header.enforcement() != Enforcement::Off
     {
+        skb.approve(Approval::Arrived);
         note_call(&rules, skb, link, FlowKey::NODE);
     }
     TC_ACT_UNSPEC

@@ -100,3 +100,29 @@ link set cni0 up
     newcomer.send(&out)?;
     rig.did_not_arrive(out.cookie())
 }
+
+/// A pod that no program is on yet can bring another pod a call from "outside"; an answer to it would be the way out.
+#[test]
+fn a_pod_that_comes_while_the_agent_is_down_calls_nobody_from_outside() -> Result<()> {
+    let mut rig = Rig::start(&silent())?;
+    let inside = rig.client.capture()?;
+    rig.agent.kill()?;
+    let newcomer = rig.bench.pod("app", "newcomer")?;
+    for dst in both(UNREGISTERED) {
+        let own = if dst.is_ipv4() {
+            rig.client.v4()
+        } else {
+            rig.client.v6()
+        };
+        let out = rig.client.sender().udp(dst, 53);
+        let call = newcomer.sender().udp(own, out.source_port()).from(dst).sport(53);
+        newcomer.send(&call)?;
+        ensure!(
+            inside.wait_for_cookie(call.cookie()).is_some(),
+            "the forged call did not arrive"
+        );
+        rig.client.send(&out)?;
+        rig.did_not_arrive(out.cookie())?;
+    }
+    Ok(())
+}
