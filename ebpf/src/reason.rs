@@ -163,7 +163,7 @@ pub enum Approval {
     Internal,
     /// May go to any address.
     External,
-    /// Not approved for anything, but seen by node_in: it came in by an uplink, and no pod of this node can have made it.
+    /// Not approved for anything, but seen by `node_in`: it came in by an uplink, and no pod of this node can have made it.
     Arrived,
 }
 
