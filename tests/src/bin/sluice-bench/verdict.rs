@@ -39,8 +39,8 @@ const DROP: i32 = 2;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const POD: [u8; 4] = [10, 0, 0, 1];
 
-fn main() -> Result<()> {
-    let json = std::env::args().any(|argument| argument == "--json");
+/// Measures and prints.
+pub(crate) fn run(json: bool) -> Result<()> {
     let netns = Netns::create(&format!("sluice-bench-{}", std::process::id()))?;
     let rows = netns.run(|| {
         SIZES

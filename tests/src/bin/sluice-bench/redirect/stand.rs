@@ -1,0 +1,173 @@
+//! A contender as it stands: its bench, its proxy, its redirect.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use sluice_tests::{
+    Agent, Bench, Pod,
+    bench::{
+        addresses::{NODE_V4, REGISTERED},
+        ip,
+    },
+    cgroup::Cgroup,
+    command,
+    netns::on_thread,
+};
+
+use crate::redirect::{
+    Cpus,
+    contender::{Contender, Iptables, Place, Way},
+    load::{self, Load, Sample},
+    pin,
+    sink::{PORT, Sink},
+};
+
+/// Port that the application asks for. Nobody listens there.
+const ASKED_PORT: u16 = 80;
+
+/// Fields are dropped in this order.
+#[derive(Debug)]
+pub(crate) struct Stand {
+    target: SocketAddr,
+    cpus: Cpus,
+    _agent: Option<Agent>,
+    sink: Sink,
+    pod: Pod,
+    _proxy: Cgroup,
+    _bench: Bench,
+}
+
+impl Stand {
+    /// Builds everything and starts the proxy.
+    pub(crate) fn build(contender: &Contender, cpus: Cpus) -> Result<Self> {
+        let Contender { name: _, place, way } = *contender;
+        let bench = Bench::create()?;
+        let pod = bench.pod("app", "client")?;
+        let proxy = bench.cgroup().child("proxy")?;
+        let netns = match place {
+            Place::Pod => pod.netns(),
+            Place::Node => bench.node(),
+        };
+        let sink = on_thread(|| {
+            proxy.join()?;
+            netns.enter()?;
+            Sink::start(cpus.proxy, place == Place::Node)
+        })?;
+        let own = match place {
+            Place::Pod => pod.v4(),
+            Place::Node => ip(NODE_V4),
+        };
+        let asked = SocketAddr::new(ip(REGISTERED[0]), ASKED_PORT);
+        let (target, agent) = match way {
+            Way::Uncaptured => (SocketAddr::new(own, PORT), None),
+            Way::Enrolled(mode) => (asked, Some(enroll(&bench, &pod, &proxy, mode)?)),
+            Way::Redirect(iptables) => {
+                redirect(&bench, &pod, place, iptables)?;
+                (asked, None)
+            }
+            Way::Tproxy(iptables) => {
+                tproxy(&bench, &pod, iptables)?;
+                (asked, None)
+            }
+        };
+        Ok(Self {
+            target,
+            cpus,
+            _agent: agent,
+            sink,
+            pod,
+            _proxy: proxy,
+            _bench: bench,
+        })
+    }
+
+    /// Applies the load from the pod, and checks that every connection of it was the proxy's.
+    pub(crate) fn measure(&self, load: &Load) -> Result<Sample> {
+        let before = self.sink.accepted();
+        let sample = self.pod.run(|| {
+            pin(self.cpus.load)?;
+            load::apply(load, self.target)
+        })??;
+        let (accepted, made) = (self.sink.accepted() - before, load.connections());
+        ensure!(
+            accepted == made,
+            "of {made} connections {accepted} came to the proxy: this is no measurement of the way there"
+        );
+        Ok(sample)
+    }
+}
+
+/// An agent, and the pod's network namespace enrolled with it.
+fn enroll(bench: &Bench, pod: &Pod, proxy: &Cgroup, mode: &str) -> Result<Agent> {
+    let mut agent = Agent::prepare(bench)?.quiet();
+    agent.restart()?;
+    let (netns, proxy) = (
+        pod.netns().path().display().to_string(),
+        proxy.path().display().to_string(),
+    );
+    let output = agent.command(&[
+        "enroll",
+        "--netns",
+        &netns,
+        "--mode",
+        mode,
+        "--proxy-cgroup",
+        &proxy,
+    ])?;
+    ensure!(
+        output.status.success(),
+        "`sluice enroll` failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(agent)
+}
+
+fn redirect(bench: &Bench, pod: &Pod, place: Place, iptables: Iptables) -> Result<()> {
+    match place {
+        // The one rule of Istio's chain that outbound connections meet.
+        Place::Pod => pod.netns().run(|| {
+            restore(
+                iptables,
+                &format!(
+                    "*nat
+-A OUTPUT ! -d 127.0.0.1/32 -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports {PORT}
+COMMIT
+"
+                ),
+            )
+        })?,
+        Place::Node => bench.node().run(|| {
+            let device = pod.device();
+            restore(
+                iptables,
+                &format!(
+                    "*nat
+-A PREROUTING -i {device} -p tcp -j REDIRECT --to-ports {PORT}
+COMMIT
+"
+                ),
+            )
+        })?,
+    }
+}
+
+/// As in the kernel's Documentation/networking/tproxy.rst.
+fn tproxy(bench: &Bench, pod: &Pod, iptables: Iptables) -> Result<()> {
+    bench.node().run(|| {
+        let device = pod.device();
+        restore(
+            iptables,
+            &format!(
+                "*mangle
+-A PREROUTING -i {device} -p tcp -j TPROXY --on-port {PORT} --tproxy-mark 0x1/0x1
+COMMIT
+"
+            ),
+        )?;
+        command::ip("rule add fwmark 0x1/0x1 lookup 100\nroute add local 0.0.0.0/0 dev lo table 100\n")
+    })?
+}
+
+fn restore(iptables: Iptables, rules: &str) -> Result<()> {
+    command::run(iptables.restore(), &[], rules).map(drop)
+}

@@ -1,0 +1,50 @@
+//! The report for people.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use crate::redirect::report::{FIGURES, Report};
+
+/// The table, and the goals below it.
+pub(crate) fn lay_out(report: &Report) -> Result<String> {
+    let Report {
+        kernel,
+        cpus,
+        rounds,
+        groups,
+        goals,
+    } = report;
+    let mut text = format!(
+        "Linux {kernel}, {cpus} CPUs: medians of {rounds} rounds; in brackets the ratio to the uncaptured\n"
+    );
+    for group in groups {
+        write!(text, "\n{:<26}", group.proxy.to_string())?;
+        for (name, _) in FIGURES {
+            write!(text, "{name:>20}")?;
+        }
+        writeln!(text)?;
+        for line in &group.contenders {
+            write!(text, "  {:<24}", line.name)?;
+            for (figure, (_, decimals)) in line.figures().into_iter().zip(FIGURES) {
+                let cell = format!("{:.decimals$} ({:.2})", figure.median, figure.ratio);
+                write!(text, "{cell:>20}")?;
+            }
+            writeln!(text)?;
+        }
+    }
+    writeln!(text, "\ngoals")?;
+    for goal in goals {
+        writeln!(
+            text,
+            "  {:<8} {:<16} {:<38} {:.3}, {} {}",
+            if goal.met { "met" } else { "missed" },
+            goal.contender,
+            goal.what,
+            goal.reached,
+            goal.bound.words(),
+            goal.limit,
+        )?;
+    }
+    Ok(text)
+}
