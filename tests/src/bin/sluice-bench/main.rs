@@ -3,14 +3,24 @@
 mod redirect;
 mod verdict;
 
-use std::path::Path;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "usage: sluice-bench verdict [--json]
        sluice-bench redirect DIRECTORY ROUNDS [--json]";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let json = arguments.pop_if(|last| *last == "--json").is_some();

@@ -146,7 +146,7 @@ fn legend(svg: &mut String, contenders: &[Line], y: f64) -> Result<()> {
             x + 18.0,
             line.name
         )?;
-        x += 190.0;
+        x += 200.0;
     }
     writeln!(
         svg,
