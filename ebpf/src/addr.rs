@@ -40,6 +40,18 @@ impl Addr {
         ])
     }
 
+    /// The words, in memory order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        self.0
+    }
+
+    /// Of words in memory order.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
     /// The sixteen octets, in network order.
     #[inline(always)]
     pub const fn octets(&self) -> [u8; 16] {

@@ -3,7 +3,7 @@
 //! Pure: no maps, no clock, no pointers. The hooks, `sluice explain` and the tests call these same functions.
 
 use crate::{
-    Addr, AllowReason, DropReason,
+    Addr, AllowReason, DropReason, RedirectReason,
     flow::{Flow, FlowKey, FragmentKey},
     packet::{Fragment, Kind, Packet, Protocol, Tuple},
     reason::Approval,
@@ -15,6 +15,8 @@ use crate::{
 pub enum Verdict {
     /// Let it through.
     Allow(AllowReason),
+    /// Hand it to the node proxy.
+    Redirect(RedirectReason),
     /// Refuse it.
     Deny(DropReason),
 }

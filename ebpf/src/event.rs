@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    Addr, AllowReason, DropReason, Hook, Verdict,
+    Addr, AllowReason, DropReason, Hook, RedirectReason, Verdict,
     packet::{Protocol, Tuple},
     rules::{Identity, PolicyId},
 };
@@ -17,6 +17,8 @@ pub enum Outcome {
     Denied(DropReason),
     /// Let through, though enforcement would have refused it.
     Audited(DropReason),
+    /// Handed to the node proxy.
+    Redirected(RedirectReason),
 }
 
 impl Outcome {
@@ -25,6 +27,7 @@ impl Outcome {
     pub const fn of(verdict: Verdict, audited: bool) -> Self {
         match verdict {
             Verdict::Allow(reason) => Self::Allowed(reason),
+            Verdict::Redirect(reason) => Self::Redirected(reason),
             Verdict::Deny(reason) if audited => Self::Audited(reason),
             Verdict::Deny(reason) => Self::Denied(reason),
         }
@@ -36,6 +39,7 @@ impl Outcome {
             Self::Allowed(reason) => (0, reason as u8),
             Self::Denied(reason) => (1, reason as u8),
             Self::Audited(reason) => (2, reason as u8),
+            Self::Redirected(reason) => (3, reason as u8),
         }
     }
 
@@ -61,6 +65,10 @@ impl Outcome {
             1 | 2 => match DropReason::from_number(reason) {
                 Some(reason) if class == 1 => Some(Self::Denied(reason)),
                 Some(reason) => Some(Self::Audited(reason)),
+                None => None,
+            },
+            3 => match RedirectReason::from_number(reason) {
+                Some(reason) => Some(Self::Redirected(reason)),
                 None => None,
             },
             _ => None,
@@ -223,7 +231,7 @@ pub mod counter {
 
     /// Places for one class of outcome.
     const REASONS: u32 = 32;
-    const CLASSES: u32 = 3;
+    const CLASSES: u32 = 4;
     /// Events that found the ring full.
     pub const LOST_EVENTS: u32 = Hook::ALL.len() as u32 * CLASSES * REASONS;
     /// Flows that found their table full of live ones.
@@ -267,6 +275,7 @@ mod tests {
                     .iter()
                     .flat_map(|&r| [Outcome::Denied(r), Outcome::Audited(r)]),
             );
+            let outcomes = outcomes.chain(RedirectReason::ALL.iter().map(|&r| Outcome::Redirected(r)));
             for outcome in outcomes {
                 let index = counter::index(hook, outcome);
                 assert!(index < counter::LOST_EVENTS);

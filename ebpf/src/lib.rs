@@ -19,6 +19,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod capture;
 pub mod decide;
 pub mod event;
 pub mod flow;
@@ -28,4 +29,4 @@ pub mod rules;
 
 pub use addr::Addr;
 pub use decide::{Verdict, pod_out};
-pub use reason::{AllowReason, DropReason, Hook};
+pub use reason::{AllowReason, DropReason, Hook, LeaveReason, RedirectReason};

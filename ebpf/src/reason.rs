@@ -84,6 +84,54 @@ reasons! {
         NoRules = 19 => "no-rules",
         /// UDP into the cluster on a port where nodes unwrap tunnels (VXLAN 4789 and 8472, Geneve 6081).
         Tunnel = 20 => "tunnel",
+        /// The node proxy is not listening: what belongs to it is refused, not let past.
+        NoProxy = 21 => "no-proxy",
+        /// A port that only the node proxy may use.
+        ProxyPort = 22 => "proxy-port",
+        /// A call that did not pass the hooks that hand it to the proxy: made by a raw socket, or for a network inside the pod.
+        Uncaptured = 23 => "uncaptured",
+        /// TCP in fragments from or to a captured pod: which call it belongs to cannot be told.
+        TcpFragment = 24 => "tcp-fragment",
+    }
+}
+
+reasons! {
+    /// Why a call goes to the node proxy.
+    RedirectReason {
+        /// A call of a captured pod.
+        Outbound = 0 => "outbound",
+        /// A call to a captured pod.
+        Inbound = 1 => "inbound",
+        /// A question to a DNS server.
+        Dns = 2 => "dns",
+        /// A call that came by an interface inside the pod, as of a virtual machine.
+        VirtualInterface = 3 => "virtual-interface",
+    }
+}
+
+reasons! {
+    /// Why a call of or to a captured pod does not go to the node proxy.
+    LeaveReason {
+        /// The proxy itself calls.
+        Proxy = 0 => "proxy",
+        /// The pod talks to itself.
+        Own = 1 => "own",
+        /// Neither TCP nor DNS.
+        Protocol = 2 => "protocol",
+        /// The port is excluded.
+        ExcludedPort = 3 => "excluded-port",
+        /// The range is excluded.
+        ExcludedRange = 4 => "excluded-range",
+        /// Neither the port nor the range is included.
+        NotIncluded = 5 => "not-included",
+        /// It is for the proxy's HBONE port, which is not captured.
+        Hbone = 6 => "hbone",
+        /// Calls to the pod are not captured.
+        Bypass = 7 => "bypass",
+        /// The kubelet probes the pod.
+        Probe = 8 => "probe",
+        /// No call, but a part of a connection.
+        Established = 9 => "established",
     }
 }
 
@@ -128,6 +176,14 @@ reasons! {
         Sendmsg4 = 4 => "sendmsg4",
         /// `sendto()`, `sendmsg()`, `sendmmsg()` of an IPv6 socket.
         Sendmsg6 = 5 => "sendmsg6",
+        /// `bind()` of an IPv4 socket.
+        Bind4 = 6 => "bind4",
+        /// `bind()` of an IPv6 socket.
+        Bind6 = 7 => "bind6",
+        /// tc ingress on a device inside a captured pod: what it gets.
+        CaptureIn = 8 => "capture_in",
+        /// tc ingress on an interface inside a captured pod behind which others are.
+        CaptureVirtual = 9 => "capture_virtual",
     }
 }
 

@@ -9,10 +9,10 @@ pub mod device_slot;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Addr, packet::Protocol};
+use crate::{Addr, capture::CgroupRef, packet::Protocol};
 
 /// Version of the layout and the meaning of everything shared. Pins live in a directory of this name.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// One of the two complete sets of rules.
 #[repr(transparent)]
@@ -43,9 +43,11 @@ pub struct Header {
     generation: u64,
     enforcement: u32,
     cgroup_levels: u32,
+    kubelet: CgroupRef,
+    reserved: u32,
 }
 
-const _: () = assert!(size_of::<Header>() == 16);
+const _: () = assert!(size_of::<Header>() == 32);
 
 /// What happens to a sender of whom nothing is known, and at the backstop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -60,12 +62,20 @@ pub enum Enforcement {
 }
 
 impl Header {
-    /// `cgroup_levels` has bit *n* set when a cgroup *n* levels below the root is an endpoint.
-    pub const fn new(generation: u64, enforcement: Enforcement, cgroup_levels: u32) -> Self {
+    /// `cgroup_levels` has bit *n* set when a cgroup *n* levels below the root is an endpoint; `kubelet` is the cgroup
+    /// whose calls to captured pods are probes.
+    pub const fn new(
+        generation: u64,
+        enforcement: Enforcement,
+        cgroup_levels: u32,
+        kubelet: CgroupRef,
+    ) -> Self {
         Self {
             generation,
             enforcement: enforcement as u32,
             cgroup_levels,
+            kubelet,
+            reserved: 0,
         }
     }
 
@@ -95,6 +105,12 @@ impl Header {
     #[inline(always)]
     pub const fn cgroup_levels(&self) -> u32 {
         self.cgroup_levels
+    }
+
+    /// The cgroup whose calls to captured pods are probes.
+    #[inline(always)]
+    pub const fn kubelet(&self) -> CgroupRef {
+        self.kubelet
     }
 }
 
@@ -180,9 +196,10 @@ pub struct Endpoint {
     flags: u32,
     mac: [u8; 6],
     reserved: [u8; 2],
+    captured: [u32; 2],
 }
 
-const _: () = assert!(size_of::<Endpoint>() == 52);
+const _: () = assert!(size_of::<Endpoint>() == 60);
 
 impl Endpoint {
     const SUBJECT: u32 = 1;
@@ -190,6 +207,7 @@ impl Endpoint {
     const AUDIT: u32 = 1 << 2;
     const REJECT: u32 = 1 << 3;
     const HOST: u32 = 1 << 4;
+    const STRANGER: u32 = 1 << 5;
 
     /// An endpoint that no policy selects, on the pod device with this index (0 for a pod in the node's own
     /// network namespace).
@@ -208,7 +226,22 @@ impl Endpoint {
             flags: if device == 0 { Self::HOST } else { 0 },
             mac,
             reserved: [0; 2],
+            captured: [0; 2],
         }
+    }
+
+    /// No pod that any object tells of: to enforcement it is as unknown as before.
+    #[must_use]
+    pub const fn as_stranger(mut self) -> Self {
+        self.flags |= Self::STRANGER;
+        self
+    }
+
+    /// Captured, in the network namespace with this cookie.
+    #[must_use]
+    pub const fn captured_in(mut self, netns: u64) -> Self {
+        self.captured = [netns as u32, (netns >> 32) as u32];
+        self
     }
 
     /// Held to `policy`.
@@ -274,6 +307,18 @@ impl Endpoint {
     #[inline(always)]
     pub const fn is_host(&self) -> bool {
         self.flags & Self::HOST != 0
+    }
+
+    /// Captured, but no pod that any object tells of.
+    #[inline(always)]
+    pub const fn is_stranger(&self) -> bool {
+        self.flags & Self::STRANGER != 0
+    }
+
+    /// The cookie of its network namespace if it is captured, 0 otherwise.
+    #[inline(always)]
+    pub const fn captured(&self) -> u64 {
+        self.captured[0] as u64 | (self.captured[1] as u64) << 32
     }
 
     /// The rules it is held to.

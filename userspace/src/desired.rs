@@ -6,10 +6,14 @@ use std::{
 };
 
 use ebpf::{
+    Addr,
+    capture::{Capture, CgroupRef, Scope},
     packet::Protocol,
     rules::{Endpoint, Enforcement, GroupSet, Identity, PolicyId},
 };
 use ipnet::IpNet;
+
+use crate::facts::NetnsCookie;
 
 /// One complete set of rules, without its number: the dataplane gives it a generation when it loads it.
 ///
@@ -27,6 +31,16 @@ pub struct Desired {
     pub rules: BTreeSet<Rule>,
     /// Bit *n* is set when a cgroup *n* levels below the root of the cgroup hierarchy is an endpoint.
     pub cgroup_levels: u32,
+    /// Whose connections go to the node proxy.
+    pub captures: BTreeMap<NetnsCookie, Capture>,
+    /// The addresses of those namespaces.
+    pub owners: BTreeMap<Addr, NetnsCookie>,
+    /// What they exclude and include; the longest prefix has the last word.
+    pub ranges: BTreeMap<(NetnsCookie, IpNet), Scope>,
+    /// The same for ports.
+    pub ports: BTreeMap<(NetnsCookie, u16), Scope>,
+    /// The cgroup whose calls to captured pods are probes.
+    pub kubelet: CgroupRef,
 }
 
 /// A permission: endpoints held to `policy` may send to destinations of `groups`.

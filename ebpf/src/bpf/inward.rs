@@ -9,25 +9,36 @@ use ebpf::{
     flow::FlowKey,
     packet::{ETH_IPV4, ETH_IPV6, Link},
     reason::Approval,
-    rules::{Endpoint, Enforcement},
+    rules::Enforcement,
 };
 
-use super::{flows, rules::Generation, skb::Skb};
+use super::{flows, probes, rules::Generation, skb::Skb};
 
 /// tc egress of a pod device.
 #[classifier]
 pub fn pod_in(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    // A pod that no program is on yet could send with an outsider's address; what node_in has seen is no pod's.
-    if Approval::read(skb.mark()) == Approval::Arrived
-        && let Some(rules) = Generation::active()
-    {
-        let endpoint = rules.endpoint_on(skb.device());
-        if endpoint.is_some_and(Endpoint::is_subject) {
+    let Some(rules) = Generation::active() else {
+        return TC_ACT_UNSPEC;
+    };
+    if let Some(endpoint) = rules.endpoint_on(skb.device()) {
+        // A pod that no program is on yet could send with an outsider's address; what node_in has seen is no pod's.
+        if endpoint.is_subject() && Approval::read(skb.mark()) == Approval::Arrived {
             note_call(&rules, &skb, Link::Ethernet, skb.device());
+        } else if endpoint.captured() != 0 && rules.header.kubelet().holds(|level| skb.cgroup_at(level)) {
+            note_probe(&skb);
         }
     }
     TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn note_probe(skb: &Skb) {
+    if let Some(desk) = skb.parse(Link::Ethernet)
+        && desk.parsed().is_ok()
+    {
+        probes::note(desk.packet());
+    }
 }
 
 /// tc ingress of an uplink with Ethernet frames.

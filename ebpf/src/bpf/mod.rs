@@ -18,12 +18,20 @@
     reason = "the kernel keeps lengths, ports and protocols in wider words than they need, and wants some narrower"
 )]
 
+mod call;
+mod captures;
 mod flows;
+mod guard;
+mod in_pod;
 mod inward;
 mod node_out;
+mod originals;
 mod pod_out;
+mod probes;
 mod reject;
 mod report;
 mod rules;
 mod skb;
 mod sock;
+mod sockets;
+mod sockopt;

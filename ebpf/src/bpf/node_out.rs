@@ -130,7 +130,7 @@ fn act(skb: &Skb, packet: &Packet, outcome: Outcome, subject: Subject) -> i32 {
     }
     .send(&packet.tuple);
     match outcome {
-        Outcome::Allowed(_) | Outcome::Audited(_) => TC_ACT_UNSPEC,
+        Outcome::Allowed(_) | Outcome::Audited(_) | Outcome::Redirected(_) => TC_ACT_UNSPEC,
         Outcome::Denied(_) => TC_ACT_SHOT,
     }
 }

@@ -6,7 +6,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ebpf::{
-    AllowReason, DropReason, Hook, decide,
+    AllowReason, DropReason, Hook, LeaveReason, RedirectReason, Verdict,
+    capture::{self, Capture, Fate},
+    decide,
     event::{Outcome, Subject},
     packet::{Bytes as _, Link, Packet},
     reason::Approval,
@@ -17,8 +19,12 @@ use super::{
     flows, reject,
     report::Report,
     rules::Generation,
-    skb::{Skb, word},
+    skb::{Skb, verdict_of, word},
+    sockets,
 };
+
+/// What the node's routing hands to local sockets: redirected packets, which have no other mark.
+const NODE_MARK: u32 = 0x1111;
 
 /// tc ingress of a pod device.
 #[classifier]
@@ -29,7 +35,7 @@ pub fn pod_out(ctx: TcContext) -> i32 {
     };
     let identity = Identity::Device(skb.device());
     let endpoint = rules.endpoint_on(skb.device());
-    let (verdict, audited, policy) = if let Some(endpoint) = endpoint {
+    let (verdict, audited, policy) = if let Some(endpoint) = endpoint.filter(|e| !e.is_stranger()) {
         let verdict = desk.judge(|packet, parsed| judge(&rules, endpoint, packet, parsed));
         (verdict, endpoint.is_audited(), endpoint.policy())
     } else {
@@ -39,6 +45,10 @@ pub fn pod_out(ctx: TcContext) -> i32 {
             enforcement == Enforcement::Audit,
             PolicyId(0),
         )
+    };
+    let verdict = match endpoint.and_then(|endpoint| rules.capture(endpoint.captured())) {
+        Some(capture) => desk.judge(|packet, _| redirect(&rules, capture, &skb, packet, word(verdict))),
+        None => verdict,
     };
     let packet = desk.packet();
     let outcome = Outcome::of(verdict, audited);
@@ -71,6 +81,10 @@ pub fn pod_out(ctx: TcContext) -> i32 {
             skb.approve(Approval::External);
             TC_ACT_UNSPEC
         }
+        Outcome::Redirected(_) => {
+            skb.set_mark(NODE_MARK, u32::MAX);
+            TC_ACT_UNSPEC
+        }
         Outcome::Denied(reason) => refuse(&skb, endpoint, packet, reason),
     }
 }
@@ -78,6 +92,39 @@ pub fn pod_out(ctx: TcContext) -> i32 {
 #[inline(never)]
 fn judge(rules: &Generation, endpoint: &Endpoint, packet: &Packet, parsed: Result<(), DropReason>) -> u16 {
     word(decide::pod_out(rules, endpoint, packet, parsed))
+}
+
+/// What capture makes of the verdict. Whether the proxy is there is found out here: what it does not take is refused.
+#[inline(never)]
+fn redirect(rules: &Generation, capture: &Capture, skb: &Skb, packet: &Packet, verdict: u16) -> u16 {
+    let Some(verdict) = verdict_of(verdict) else {
+        return word(Verdict::Deny(DropReason::NoRules));
+    };
+    // A replayed packet has no socket: with a proxy inside it stands for one of the proxy's.
+    let by_proxy = || (skb.is_replay() && capture.is_inside()) || skb.is_of_proxy(capture);
+    let fate = capture::sent(rules, capture, packet, by_proxy);
+    let overruled = capture::overrule(verdict, fate);
+    if skb.is_replay() || capture.is_inside() {
+        return word(overruled);
+    }
+    let tuple = &packet.tuple;
+    match fate {
+        Fate::Leave(LeaveReason::Established) => {
+            let taken = capture::overrule(verdict, Fate::Redirect(RedirectReason::Outbound));
+            if matches!(taken, Verdict::Redirect(_)) && sockets::deliver(skb, tuple) != 0 {
+                return word(taken);
+            }
+        }
+        Fate::Redirect(reason) if matches!(overruled, Verdict::Redirect(_)) => {
+            let port = capture.port_for(reason);
+            // The connection may be there already: a segment that got lost is sent again.
+            if sockets::deliver(skb, tuple) == 0 && sockets::hand_over(skb, tuple, &tuple.dst, port) == 0 {
+                return word(Verdict::Deny(DropReason::NoProxy));
+            }
+        }
+        Fate::Leave(_) | Fate::Redirect(_) | Fate::Refuse(_) => {}
+    }
+    word(overruled)
 }
 
 /// Keeps the tables of flows and fragments.
@@ -116,7 +163,15 @@ fn refuse(skb: &Skb, endpoint: Option<&Endpoint>, packet: &Packet, reason: DropR
             }
             TC_ACT_SHOT
         }
-        DropReason::UnknownEthertype
+        // Answered as a port that nobody listens on.
+        DropReason::NoProxy | DropReason::ProxyPort | DropReason::Uncaptured if !skb.is_replay() => {
+            reject::answer(skb, packet)
+        }
+        DropReason::NoProxy
+        | DropReason::ProxyPort
+        | DropReason::Uncaptured
+        | DropReason::TcpFragment
+        | DropReason::UnknownEthertype
         | DropReason::VlanTag
         | DropReason::Truncated
         | DropReason::Malformed

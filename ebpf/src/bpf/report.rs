@@ -50,7 +50,9 @@ impl Report {
         count(counter::index(self.hook, self.outcome));
         let wanted = match self.outcome {
             Outcome::Denied(_) | Outcome::Audited(_) => true,
-            Outcome::Allowed(_) => OBSERVE.get(0).is_some_and(|&observe| observe != 0),
+            Outcome::Allowed(_) | Outcome::Redirected(_) => {
+                OBSERVE.get(0).is_some_and(|&observe| observe != 0)
+            }
         };
         if wanted {
             tell(self, tuple);

@@ -19,7 +19,7 @@ use ebpf::{
 use super::flows;
 
 /// `BPF_F_NO_PREALLOC`: memory is taken by what is there, not by what could be.
-const NO_PREALLOC: u32 = 1;
+pub(super) const NO_PREALLOC: u32 = 1;
 
 #[map]
 static ACTIVE: Array<Bank> = Array::with_max_entries(1, 0);
@@ -40,7 +40,7 @@ static RULES: LpmTrie<RuleKey, u32> = LpmTrie::with_max_entries(capacity::RULES,
 
 /// One generation of rules. It is chosen once per packet and serves all of its look-ups.
 pub(super) struct Generation {
-    bank: Bank,
+    pub(super) bank: Bank,
     pub(super) header: Header,
 }
 

@@ -5,13 +5,14 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
-    helpers::{bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
+    helpers::{bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
     macros::map,
     maps::PerCpuArray,
     programs::TcContext,
 };
 use ebpf::{
     DropReason, Verdict,
+    capture::Capture,
     event::{Outcome, replay},
     packet::{Bytes, Header, Link, Packet, parse, settle},
     reason::Approval,
@@ -49,11 +50,7 @@ impl Desk {
     pub(super) fn judge(&mut self, judge: impl FnOnce(&Packet, Result<(), DropReason>) -> u16) -> Verdict {
         let verdict = judge(&self.packet, self.parsed());
         settle(&mut self.verdict, verdict);
-        match Outcome::from_word(self.verdict) {
-            Some(Outcome::Allowed(reason)) => Verdict::Allow(reason),
-            Some(Outcome::Denied(reason) | Outcome::Audited(reason)) => Verdict::Deny(reason),
-            None => Verdict::Deny(DropReason::NoRules),
-        }
+        verdict_of(self.verdict).unwrap_or(Verdict::Deny(DropReason::NoRules))
     }
 }
 
@@ -61,6 +58,16 @@ impl Desk {
 #[inline(always)]
 pub(super) fn word(verdict: Verdict) -> u16 {
     Outcome::of(verdict, false).to_word()
+}
+
+/// Back from [`word`].
+#[inline(always)]
+pub(super) fn verdict_of(word: u16) -> Option<Verdict> {
+    match Outcome::from_word(word)? {
+        Outcome::Allowed(reason) => Some(Verdict::Allow(reason)),
+        Outcome::Redirected(reason) => Some(Verdict::Redirect(reason)),
+        Outcome::Denied(reason) | Outcome::Audited(reason) => Some(Verdict::Deny(reason)),
+    }
 }
 
 /// One per CPU is enough: tc programs run with bottom halves disabled, and none of ours calls another.
@@ -169,6 +176,13 @@ impl Skb {
         unsafe { (*self.0).mark = approval.write(self.mark()) }
     }
 
+    /// Writes the bits of `mask` in the packet's mark.
+    #[inline(always)]
+    pub(super) fn set_mark(&self, mark: u32, mask: u32) {
+        // SAFETY: as in `approve`.
+        unsafe { (*self.0).mark = (self.mark() & !mask) | (mark & mask) }
+    }
+
     /// Answers a replay.
     #[inline(always)]
     pub(super) fn answer_replay(&self, outcome: Outcome, generation: u64) {
@@ -186,6 +200,21 @@ impl Skb {
     pub(super) fn cgroup_at(&self, level: u32) -> u64 {
         // SAFETY: as in `device`.
         unsafe { bpf_skb_ancestor_cgroup_id(self.0, level.cast_signed()) }
+    }
+
+    /// Whether the socket that made the packet is the proxy's.
+    #[inline(always)]
+    pub(super) fn is_of_proxy(&self, capture: &Capture) -> bool {
+        // A packet that no socket made has the identity of user 65534, the overflow user.
+        self.has_socket()
+            && (capture.is_proxy(|level| self.cgroup_at(level))
+                || (capture.has_proxy_user() && capture.is_proxy_user(self.socket_uid(), Capture::NOBODY)))
+    }
+
+    #[inline(always)]
+    fn socket_uid(&self) -> u32 {
+        // SAFETY: as in `device`.
+        unsafe { bpf_get_socket_uid(self.0) }
     }
 }
 

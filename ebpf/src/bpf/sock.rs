@@ -1,106 +1,44 @@
-//! Calls of sockets: refused early, so that an application fails at once instead of timing out.
+//! Calls of sockets: those that belong to the proxy are sent there, and what is not permitted is refused early, so that an
+//! application fails at once instead of timing out.
 //!
-//! Never the enforcement point: raw sockets, packet sockets and forwarded packets do not come by here.
+//! Never the enforcement point: raw sockets, packet sockets and forwarded packets do not come by here. `pod_out` sees
+//! what does not, and refuses what should have.
 
-use core::ptr::{addr_of, read_volatile};
-
-use aya_ebpf::{
-    EbpfContext,
-    bindings::bpf_sock_addr,
-    helpers::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie},
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
-};
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use ebpf::{
-    Addr, Hook, Verdict, decide,
+    DropReason, Hook, RedirectReason, Verdict,
+    capture::{self, Capture, Fate, Mode, Original},
+    decide,
     event::{Outcome, Subject},
     packet::{Protocol, Tuple},
-    rules::{Enforcement, Identity},
+    rules::{Enforcement, Identity, PolicyId},
 };
 
-use super::{report::Report, rules::Generation};
-
-/// What the hook returns to let a call go on.
-const PROCEED: i32 = 1;
-/// What it returns to have the call fail with EPERM.
-const REFUSE: i32 = 0;
-/// `IPPROTO_MPTCP`: TCP on the wire.
-const MPTCP: u32 = 262;
+use super::{
+    call::{Call, Family, PROCEED, REFUSE, caller_at},
+    originals,
+    report::Report,
+    rules::Generation,
+};
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    judge(&Call(ctx.as_ptr().cast()), Hook::Connect4)
+    judge(&Call::new(&ctx, Family::V4), Hook::Connect4)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    judge(&Call(ctx.as_ptr().cast()), Hook::Connect6)
+    judge(&Call::new(&ctx, Family::V6), Hook::Connect6)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    judge(&Call(ctx.as_ptr().cast()), Hook::Sendmsg4)
+    judge(&Call::new(&ctx, Family::V4), Hook::Sendmsg4)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    judge(&Call(ctx.as_ptr().cast()), Hook::Sendmsg6)
-}
-
-struct Call(*mut bpf_sock_addr);
-
-impl Call {
-    #[inline(always)]
-    fn destination(&self, hook: Hook) -> Addr {
-        // SAFETY: the kernel hands a valid context to the program for as long as it runs. Volatile, because the
-        // verifier wants loads of the fields' own width.
-        unsafe {
-            if matches!(hook, Hook::Connect4 | Hook::Sendmsg4) {
-                return Addr::v4(read_volatile(addr_of!((*self.0).user_ip4)).to_ne_bytes());
-            }
-            let words = [
-                read_volatile(addr_of!((*self.0).user_ip6[0])).to_ne_bytes(),
-                read_volatile(addr_of!((*self.0).user_ip6[1])).to_ne_bytes(),
-                read_volatile(addr_of!((*self.0).user_ip6[2])).to_ne_bytes(),
-                read_volatile(addr_of!((*self.0).user_ip6[3])).to_ne_bytes(),
-            ];
-            let [a, b, c, d] = words;
-            Addr::v6([
-                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
-                d[3],
-            ])
-        }
-    }
-
-    #[inline(always)]
-    fn ports(&self) -> (u16, u16) {
-        // SAFETY: as in `destination`. The socket may be absent, which the check tells the verifier.
-        unsafe {
-            let remote = u16::from_be(read_volatile(addr_of!((*self.0).user_port)) as u16);
-            let sk = (*self.0).__bindgen_anon_1.sk;
-            let local = if sk.is_null() {
-                0
-            } else {
-                read_volatile(addr_of!((*sk).src_port)) as u16
-            };
-            (local, remote)
-        }
-    }
-
-    #[inline(always)]
-    fn protocol(&self) -> Protocol {
-        // SAFETY: as in `destination`.
-        match unsafe { read_volatile(addr_of!((*self.0).protocol)) } {
-            MPTCP => Protocol::TCP,
-            number => Protocol(number as u8),
-        }
-    }
-
-    #[inline(always)]
-    fn netns_cookie(&self) -> u64 {
-        // SAFETY: as in `destination`.
-        unsafe { bpf_get_netns_cookie(self.0.cast()) }
-    }
+    judge(&Call::new(&ctx, Family::V6), Hook::Sendmsg6)
 }
 
 #[inline(always)]
@@ -108,15 +46,104 @@ fn judge(call: &Call, hook: Hook) -> i32 {
     let Some(rules) = Generation::active() else {
         return PROCEED;
     };
+    let cookie = call.netns_cookie();
+    match rules.capture(cookie) {
+        None => enforce(&rules, call, hook, cookie),
+        Some(capture) => match redirect(&rules, capture, call) {
+            Fate::Leave(_) => enforce(&rules, call, hook, cookie),
+            Fate::Redirect(reason) => send_to_proxy(&rules, capture, call, hook, reason),
+            Fate::Refuse(reason) => {
+                report(&rules, call, hook, cookie, Outcome::Denied(reason));
+                REFUSE
+            }
+        },
+    }
+}
+
+#[inline(always)]
+fn redirect(rules: &Generation, capture: &Capture, call: &Call) -> Fate {
+    let dst = call.addr();
+    let by_proxy = call.is_by_proxy(capture);
+    let asked = capture::Call {
+        src: call.local_addr(dst),
+        dst,
+        dport: call.port(),
+        protocol: call.protocol(),
+        by_proxy,
+    };
+    capture::call(rules, capture, &asked)
+}
+
+/// Sends the call to the proxy and keeps where it wanted to go.
+#[inline(always)]
+fn send_to_proxy(
+    rules: &Generation,
+    capture: &Capture,
+    call: &Call,
+    hook: Hook,
+    reason: RedirectReason,
+) -> i32 {
+    let dst = call.addr();
+    let port = capture.port_for(reason);
+    let to = match (capture.mode(), reason) {
+        // The pod's device redirects it.
+        (Mode::Guard | Mode::Node, _) if matches!(call.protocol(), Protocol::TCP) => return PROCEED,
+        (_, RedirectReason::Dns) => capture.dns_for(dst),
+        (_, RedirectReason::Outbound | RedirectReason::Inbound | RedirectReason::VirtualInterface) => {
+            capture.own_for(dst)
+        }
+    };
+    let original = Original::new(dst, call.port(), to, port);
+    let outcome = if originals::keep(call.sk(), &original) {
+        Outcome::Redirected(reason)
+    } else {
+        Outcome::Denied(DropReason::NoProxy)
+    };
+    report(rules, call, hook, capture.netns(), outcome);
+    match outcome {
+        Outcome::Redirected(_) => {
+            call.rewrite(to, port);
+            PROCEED
+        }
+        Outcome::Allowed(_) | Outcome::Audited(_) | Outcome::Denied(_) => REFUSE,
+    }
+}
+
+#[inline(always)]
+fn report(rules: &Generation, call: &Call, hook: Hook, cookie: u64, outcome: Outcome) {
+    let subject = Subject {
+        identity: Identity::Netns(cookie),
+        policy: PolicyId(0),
+        generation: rules.header.generation(),
+    };
+    let dst = call.addr();
+    let tuple = Tuple {
+        src: call.local_addr(dst),
+        dst,
+        sport: call.local_port(),
+        dport: call.port(),
+        protocol: call.protocol(),
+    };
+    Report {
+        hook,
+        outcome,
+        subject,
+        ether_type: 0,
+        len: 0,
+    }
+    .send(&tuple);
+}
+
+/// The rules' word on a call that goes where it wants to.
+#[inline(always)]
+fn enforce(rules: &Generation, call: &Call, hook: Hook, cookie: u64) -> i32 {
     if rules.header.enforcement() == Enforcement::Off {
         return PROCEED;
     }
-    let netns = Identity::Netns(call.netns_cookie());
+    let netns = Identity::Netns(cookie);
     let known = match rules.endpoint(netns) {
         Some(endpoint) => Some((netns, endpoint)),
-        // SAFETY: the helper has no requirements.
-        None => rules
-            .endpoint_by_cgroup(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }),
+        None => rules.endpoint_by_cgroup(caller_at),
     };
     let Some((identity, endpoint)) = known else {
         return PROCEED;
@@ -125,21 +152,21 @@ fn judge(call: &Call, hook: Hook) -> i32 {
     if endpoint.is_audited() || !endpoint.rejects() || !call.protocol().is_known() {
         return PROCEED;
     }
-    let dst = call.destination(hook);
-    let (sport, dport) = call.ports();
+    let (sport, protocol) = (call.local_port(), call.protocol());
     // A server in the node's network namespace may be answering; by which address is not known before the packet.
-    if endpoint.is_host() && sport != 0 && !matches!(call.protocol(), Protocol::TCP) {
+    if endpoint.is_host() && sport != 0 && !matches!(protocol, Protocol::TCP) {
         return PROCEED;
     }
+    let dst = call.addr();
     let tuple = Tuple {
         src: endpoint.own_for(dst),
         dst,
         sport,
-        dport,
-        protocol: call.protocol(),
+        dport: call.port(),
+        protocol,
     };
-    match decide::call(&rules, endpoint, &tuple) {
-        Verdict::Allow(_) => PROCEED,
+    match decide::call(rules, endpoint, &tuple) {
+        Verdict::Allow(_) | Verdict::Redirect(_) => PROCEED,
         Verdict::Deny(reason) => {
             let subject = Subject {
                 identity,

@@ -19,3 +19,16 @@ pub const ESTABLISHED: u32 = 262_144;
 pub const FRAGMENTS: u32 = 16_384;
 /// Octets of events that wait to be read.
 pub const EVENT_BYTES: u32 = 1 << 20;
+/// Captured network namespaces, in both banks.
+pub const CAPTURES: u32 = 2 * 1_024;
+/// Addresses of captured namespaces, in both banks: two families and a few devices each.
+pub const OWNERS: u32 = 2 * 8_192;
+/// Ranges that pods exclude or include, in both banks.
+pub const RANGES: u32 = 2 * 65_536;
+/// Ports that pods exclude or include, in both banks.
+pub const PORTS: u32 = 2 * 32_768;
+/// Connections that are being made to proxies inside pods. Memory is taken by those that are: a pod that wants to fill it
+/// needs as many sockets, some 4 KiB of its own memory each.
+pub const HANDSHAKES: u32 = 262_144;
+/// Probes of the kubelet that are being made.
+pub const PROBES: u32 = 16_384;

@@ -100,7 +100,7 @@ impl Rig {
                 ports,
             })
             .into(),
-            cgroup_levels: 0,
+            ..Desired::default()
         }
     }
 

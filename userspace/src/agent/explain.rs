@@ -71,6 +71,7 @@ impl Agent {
             reason: reason.to_owned(),
             explanation: match verdict {
                 Verdict::Allow(reason) => reason.explanation(),
+                Verdict::Redirect(reason) => reason.explanation(),
                 Verdict::Deny(reason) => reason.explanation(),
             }
             .to_owned(),

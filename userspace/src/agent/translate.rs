@@ -26,6 +26,7 @@ pub(super) struct Who {
 pub(super) const fn words(outcome: Outcome) -> (Kind, &'static str) {
     match outcome {
         Outcome::Allowed(reason) => (Kind::Allow, reason.word()),
+        Outcome::Redirected(reason) => (Kind::Redirect, reason.word()),
         Outcome::Denied(reason) => (Kind::Deny, reason.word()),
         Outcome::Audited(reason) => (Kind::Audit, reason.word()),
     }

@@ -197,9 +197,12 @@ impl Filter {
                 .is_none_or(|pod| Some(pod) == verdict.pod.as_ref())
     }
 
-    /// Whether it could admit a packet that was allowed: those are reported only while somebody asks.
+    /// Whether it could admit a packet that was allowed or redirected: those are reported only while somebody asks.
     pub fn wants_allowed(&self) -> bool {
-        self.follow && self.verdict.is_none_or(|kind| kind == Kind::Allow)
+        self.follow
+            && self
+                .verdict
+                .is_none_or(|kind| matches!(kind, Kind::Allow | Kind::Redirect))
     }
 }
 
@@ -213,6 +216,8 @@ pub enum Kind {
     Deny,
     /// Let through by a policy in audit mode that would refuse it.
     Audit,
+    /// Handed to the node proxy.
+    Redirect,
 }
 
 impl fmt::Display for Kind {
@@ -221,6 +226,7 @@ impl fmt::Display for Kind {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::Audit => "audit",
+            Self::Redirect => "redirect",
         })
     }
 }

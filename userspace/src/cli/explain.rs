@@ -72,7 +72,7 @@ impl Explain {
             );
         }
         Ok(match answer.verdict {
-            Kind::Allow | Kind::Audit => ExitCode::SUCCESS,
+            Kind::Allow | Kind::Audit | Kind::Redirect => ExitCode::SUCCESS,
             Kind::Deny => ExitCode::from(DENIED),
         })
     }
@@ -84,6 +84,7 @@ fn print(answer: &Explanation) -> std::io::Result<()> {
     let word = match answer.verdict {
         Kind::Allow => "ALLOWED",
         Kind::Deny => "DENIED",
+        Kind::Redirect => "REDIRECTED",
         Kind::Audit => "ALLOWED, but audited: enforcement would deny it",
     };
     writeln!(out, "{word}: {} -> {}", answer.pod, answer.destination)?;

@@ -7,24 +7,17 @@ use aya::{
     maps::{MapError, lpm_trie::Key},
 };
 use bytemuck::Zeroable as _;
-use ebpf::{
-    Addr,
-    packet::Protocol,
-    rules::{
-        Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, RuleKey, capacity,
-        device_slot,
-    },
-};
-use ipnet::IpNet;
+use ebpf::rules::{Bank, Endpoint, Header, device_slot};
 
 use super::{
     Applied, Error, Generation,
-    diff::{Change, Changes},
+    diff::Changes,
+    entries,
     error::raw_os_error,
-    maps::RuleMaps,
+    maps::{Hash, RuleMaps, Trie},
 };
 use crate::{
-    desired::{Desired, Ports, Rule},
+    desired::Desired,
     sys::{Shared, wait_for_readers},
 };
 
@@ -81,7 +74,12 @@ impl Banks {
         let written = self.write(bank, changes, desired)?;
         self.wait();
         let generation = self.header.generation() + 1;
-        let header = Header::new(generation, desired.enforcement, desired.cgroup_levels);
+        let header = Header::new(
+            generation,
+            desired.enforcement,
+            desired.cgroup_levels,
+            desired.kubelet,
+        );
         let maps = &mut self.maps;
         let set = maps.headers.set(bank.index(), Shared(header), 0);
         set.map_err(|source| Error::map("HEADERS", source))?;
@@ -116,6 +114,7 @@ impl Banks {
     fn has_header_of(&self, desired: &Desired) -> bool {
         self.header.enforcement() == desired.enforcement
             && self.header.cgroup_levels() == desired.cgroup_levels
+            && self.header.kubelet() == desired.kubelet
     }
 
     /// What leads from what is in `bank` to `desired`; `None` if it is not known what is in it.
@@ -148,8 +147,7 @@ impl Banks {
             let changes = Changes::between(&nothing, desired);
             (nothing, changes)
         };
-        // Each step is noted as it is done, so that after a failure it is known what the bank holds.
-        let written = write_changes(&mut self.maps, bank, &changes, &mut held);
+        let written = entries::write(&mut self.maps, bank, &changes, &mut held);
         self.held[place] = Some(held);
         written.map(|()| changes.len())
     }
@@ -164,6 +162,10 @@ impl Banks {
             hosts,
             networks,
             rules,
+            captures,
+            owners,
+            ranges,
+            ports,
         } = &mut self.maps;
         for slot in device_slot::all(bank) {
             let nobody = Shared(Endpoint::zeroed());
@@ -171,33 +173,14 @@ impl Banks {
                 .set(slot, nobody, 0)
                 .map_err(|source| Error::map("DEVICES", source))?;
         }
-        for key in keys(
-            endpoints.keys(),
-            bank,
-            |key: &Shared<EndpointKey>| key.0,
-            "ENDPOINTS",
-        )? {
-            absent_is_fine(endpoints.remove(&key)).map_err(|source| Error::map("ENDPOINTS", source))?;
-        }
-        for key in keys(hosts.keys(), bank, |key: &Shared<DestinationKey>| key.0, "HOSTS")? {
-            absent_is_fine(hosts.remove(&key)).map_err(|source| Error::map("HOSTS", source))?;
-        }
-        for key in keys(
-            networks.keys(),
-            bank,
-            |key: &Key<Shared<DestinationKey>>| key.data().0,
-            "NETWORKS",
-        )? {
-            absent_is_fine(networks.remove(&key)).map_err(|source| Error::map("NETWORKS", source))?;
-        }
-        for key in keys(
-            rules.keys(),
-            bank,
-            |key: &Key<Shared<RuleKey>>| key.data().0,
-            "RULES",
-        )? {
-            absent_is_fine(rules.remove(&key)).map_err(|source| Error::map("RULES", source))?;
-        }
+        empty_hash(endpoints, bank, "ENDPOINTS")?;
+        empty_hash(hosts, bank, "HOSTS")?;
+        empty_trie(networks, bank, "NETWORKS")?;
+        empty_trie(rules, bank, "RULES")?;
+        empty_hash(captures, bank, "CAPTURES")?;
+        empty_hash(owners, bank, "OWNERS")?;
+        empty_trie(ranges, bank, "RANGES")?;
+        empty_hash(ports, bank, "PORTS")?;
         Ok(())
     }
 }
@@ -207,145 +190,50 @@ fn is_none(changes: Option<&Changes>) -> bool {
     changes.is_some_and(|changes| changes.len() == 0)
 }
 
+fn empty_hash<K: bytemuck::Pod, V: bytemuck::Pod>(
+    map: &mut Hash<K, V>,
+    bank: Bank,
+    name: &'static str,
+) -> Result<(), Error> {
+    let keys = keys(map.keys(), bank, |Shared(key)| *key);
+    for key in keys.map_err(|source| Error::map(name, source))? {
+        absent_is_fine(map.remove(&key)).map_err(|source| Error::map(name, source))?;
+    }
+    Ok(())
+}
+
+fn empty_trie<K: bytemuck::Pod, V: Pod>(
+    map: &mut Trie<K, V>,
+    bank: Bank,
+    name: &'static str,
+) -> Result<(), Error> {
+    let keys = keys(map.keys(), bank, |key: &Key<Shared<K>>| key.data().0);
+    for key in keys.map_err(|source| Error::map(name, source))? {
+        absent_is_fine(map.remove(&key)).map_err(|source| Error::map(name, source))?;
+    }
+    Ok(())
+}
+
 /// The keys of one bank. Every key begins with its bank.
 fn keys<K: Pod, T: bytemuck::Pod>(
     keys: impl Iterator<Item = Result<K, MapError>>,
     bank: Bank,
     shared: impl Fn(&K) -> T,
-    map: &'static str,
-) -> Result<Vec<K>, Error> {
+) -> Result<Vec<K>, MapError> {
     let prefix = bytemuck::bytes_of(&bank);
     keys.filter(|key| match key {
         Ok(key) => bytemuck::bytes_of(&shared(key)).starts_with(prefix),
         Err(_) => true,
     })
-    .collect::<Result<_, _>>()
-    .map_err(|source| Error::map(map, source))
+    .collect()
 }
 
-fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+/// What shall be taken away may have gone.
+pub(super) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(error) if raw_os_error(&error) == Some(libc::ENOENT) => Ok(()),
         other => other,
     }
-}
-
-fn write_changes(
-    maps: &mut RuleMaps,
-    bank: Bank,
-    changes: &Changes,
-    held: &mut Desired,
-) -> Result<(), Error> {
-    let Changes {
-        endpoints,
-        destinations,
-        rules,
-    } = changes;
-    for change in endpoints {
-        write_endpoint(maps, bank, *change)?;
-        match *change {
-            Change::Put(identity, endpoint) => drop(held.endpoints.insert(identity, endpoint)),
-            Change::Remove(identity) => drop(held.endpoints.remove(&identity)),
-        }
-    }
-    for change in destinations {
-        write_destination(maps, bank, *change)?;
-        match *change {
-            Change::Put(prefix, groups) => drop(held.destinations.insert(prefix, groups)),
-            Change::Remove(prefix) => drop(held.destinations.remove(&prefix)),
-        }
-    }
-    for change in rules {
-        write_rule(maps, bank, *change)?;
-        match *change {
-            Change::Put(rule, ()) => drop(held.rules.insert(rule)),
-            Change::Remove(rule) => drop(held.rules.remove(&rule)),
-        }
-    }
-    Ok(())
-}
-
-/// Puts an endpoint into its device's place. If another device had that, the hash still has both.
-fn write_device(maps: &mut RuleMaps, bank: Bank, change: Change<Identity, Endpoint>) -> Result<(), MapError> {
-    let (Change::Put(Identity::Device(device), _) | Change::Remove(Identity::Device(device))) = change else {
-        return Ok(());
-    };
-    let slot = device_slot::of(bank, device);
-    match change {
-        Change::Put(_, endpoint) => maps.devices.set(slot, Shared(endpoint), 0),
-        Change::Remove(_) if maps.devices.get(&slot, 0)?.0.device() == device => {
-            maps.devices.set(slot, Shared(Endpoint::zeroed()), 0)
-        }
-        Change::Remove(_) => Ok(()),
-    }
-}
-
-fn write_endpoint(maps: &mut RuleMaps, bank: Bank, change: Change<Identity, Endpoint>) -> Result<(), Error> {
-    write_device(maps, bank, change).map_err(|source| Error::map("DEVICES", source))?;
-    let key = |identity| Shared(EndpointKey::new(bank, identity));
-    match change {
-        Change::Put(identity, endpoint) => maps.endpoints.insert(key(identity), Shared(endpoint), 0),
-        Change::Remove(identity) => absent_is_fine(maps.endpoints.remove(&key(identity))),
-    }
-    .map_err(|source| Error::writing("ENDPOINTS", capacity::ENDPOINTS, source))
-}
-
-/// Single addresses have a table of their own: it is faster than any trie.
-fn write_destination(maps: &mut RuleMaps, bank: Bank, change: Change<IpNet, GroupSet>) -> Result<(), Error> {
-    let prefix = match change {
-        Change::Put(prefix, _) | Change::Remove(prefix) => prefix,
-    };
-    let key = Shared(DestinationKey::new(bank, Addr::from(prefix.network())));
-    if prefix.prefix_len() == prefix.max_prefix_len() {
-        return match change {
-            Change::Put(_, groups) => maps.hosts.insert(key, Shared(groups), 0),
-            Change::Remove(_) => absent_is_fine(maps.hosts.remove(&key)),
-        }
-        .map_err(|source| Error::writing("HOSTS", capacity::HOSTS, source));
-    }
-    let key = Key::new(prefix_bits(prefix), key);
-    match change {
-        Change::Put(_, groups) => maps.networks.insert(&key, Shared(groups), 0),
-        Change::Remove(_) => absent_is_fine(maps.networks.remove(&key)),
-    }
-    .map_err(|source| Error::writing("NETWORKS", capacity::NETWORKS, source))
-}
-
-/// How many bits of the key count: the bank, and for IPv4 the 96 bits before its address.
-fn prefix_bits(prefix: IpNet) -> u32 {
-    let before = match prefix {
-        IpNet::V4(_) => 96,
-        IpNet::V6(_) => 0,
-    };
-    DestinationKey::BANK_BITS + before + u32::from(prefix.prefix_len())
-}
-
-fn write_rule(maps: &mut RuleMaps, bank: Bank, change: Change<Rule, ()>) -> Result<(), Error> {
-    let key = |rule| {
-        let (bits, key) = rule_key(bank, rule);
-        Key::new(bits, Shared(key))
-    };
-    match change {
-        Change::Put(rule, ()) => maps.rules.insert(&key(rule), 1, 0),
-        Change::Remove(rule) => absent_is_fine(maps.rules.remove(&key(rule))),
-    }
-    .map_err(|source| Error::writing("RULES", capacity::RULES, source))
-}
-
-fn rule_key(
-    bank: Bank,
-    Rule {
-        policy,
-        groups,
-        ports,
-    }: Rule,
-) -> (u32, RuleKey) {
-    let (bits, protocol, port) = match ports {
-        Ports::Any => (RuleKey::ANY_PROTOCOL_BITS, 0, 0),
-        Ports::Protocol(protocol) => (RuleKey::ANY_PORT_BITS, protocol, 0),
-        Ports::Range { protocol, port, bits } => (RuleKey::ANY_PORT_BITS + u32::from(bits), protocol, port),
-    };
-    (bits, RuleKey::new(bank, policy, groups, Protocol(protocol), port))
 }
 
 /// How many destinations are single addresses, and how many are not.
@@ -356,41 +244,4 @@ pub(super) fn count_destinations(desired: &Desired) -> (usize, usize) {
         .filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len())
         .count();
     (hosts, desired.destinations.len() - hosts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_count_the_bank_and_the_mapped_form() {
-        let bits = |text: &str| prefix_bits(text.parse().expect("a prefix"));
-        assert_eq!(bits("0.0.0.0/0"), 128);
-        assert_eq!(bits("10.0.0.0/8"), 136);
-        assert_eq!(bits("::/0"), 32);
-        assert_eq!(bits("2001:db8::/32"), 64);
-    }
-
-    #[test]
-    fn rules_leave_out_what_they_do_not_care_for() {
-        let bits = |ports| {
-            let rule = Rule {
-                policy: ebpf::rules::PolicyId(1),
-                groups: GroupSet::numbered(2),
-                ports,
-            };
-            rule_key(Bank::ALL[0], rule).0
-        };
-        assert_eq!(bits(Ports::Any), 96);
-        assert_eq!(bits(Ports::Protocol(1)), 112);
-        assert_eq!(bits(Ports::single(Protocol::TCP, 443)), 128);
-        assert_eq!(
-            bits(Ports::Range {
-                protocol: 6,
-                port: 1024,
-                bits: 6
-            }),
-            118
-        );
-    }
 }

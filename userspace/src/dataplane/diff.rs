@@ -2,10 +2,17 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, net::Ipv4Addr};
 
-use ebpf::rules::{Endpoint, GroupSet, Identity};
+use ebpf::{
+    Addr,
+    capture::{Capture, Scope},
+    rules::{Endpoint, GroupSet, Identity},
+};
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::desired::{Desired, Rule};
+use crate::{
+    desired::{Desired, Rule},
+    facts::NetnsCookie,
+};
 
 /// One step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +29,10 @@ pub(super) struct Changes {
     pub(super) endpoints: Vec<Change<Identity, Endpoint>>,
     pub(super) destinations: Vec<Change<IpNet, GroupSet>>,
     pub(super) rules: Vec<Change<Rule, ()>>,
+    pub(super) captures: Vec<Change<NetnsCookie, Capture>>,
+    pub(super) owners: Vec<Change<Addr, NetnsCookie>>,
+    pub(super) ranges: Vec<Change<(NetnsCookie, IpNet), Scope>>,
+    pub(super) ports: Vec<Change<(NetnsCookie, u16), Scope>>,
 }
 
 impl Changes {
@@ -30,9 +41,14 @@ impl Changes {
         let Desired {
             enforcement: _,
             cgroup_levels: _,
+            kubelet: _,
             endpoints,
             destinations: _,
             rules,
+            captures,
+            owners,
+            ranges,
+            ports,
         } = wanted;
         Self {
             endpoints: merge(entries(&held.endpoints), entries(endpoints)),
@@ -41,6 +57,10 @@ impl Changes {
                 held.rules.iter().map(|&rule| (rule, ())),
                 rules.iter().map(|&rule| (rule, ())),
             ),
+            captures: merge(entries(&held.captures), entries(captures)),
+            owners: merge(entries(&held.owners), entries(owners)),
+            ranges: merge(entries(&held.ranges), entries(ranges)),
+            ports: merge(entries(&held.ports), entries(ports)),
         }
     }
 
@@ -50,8 +70,13 @@ impl Changes {
             endpoints,
             destinations,
             rules,
+            captures,
+            owners,
+            ranges,
+            ports,
         } = self;
-        endpoints.len() + destinations.len() + rules.len()
+        let captured = captures.len() + owners.len() + ranges.len() + ports.len();
+        endpoints.len() + destinations.len() + rules.len() + captured
     }
 }
 

@@ -5,6 +5,7 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapInfo, MapType, PerCpuArray, lpm_trie::Key},
 };
 use ebpf::{
+    capture::{Capture, CaptureKey, HandshakeKey, Original, Owner, PortKey, ProbeKey, RangeKey, Scope},
     event::counter,
     flow::{Flow, FlowKey, FragmentKey},
     rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, RuleKey, capacity, device_slot},
@@ -81,7 +82,7 @@ impl Layout {
 }
 
 /// Every map that is pinned. The rooms in which a program works (`DESK`, `SCRATCH`) are not: they hold nothing.
-pub(super) const PINNED: [Layout; 14] = [
+pub(super) const PINNED: [Layout; 21] = [
     Layout::of::<u32, Bank>("ACTIVE", MapType::Array, 1, 0),
     Layout::of::<u32, Header>("HEADERS", MapType::Array, 2, 0),
     Layout::of::<u32, Endpoint>("DEVICES", MapType::Array, device_slot::COUNT, 0),
@@ -103,6 +104,13 @@ pub(super) const PINNED: [Layout; 14] = [
         flags: 0,
     },
     Layout::of::<u32, u32>("OBSERVE", MapType::Array, 1, 0),
+    Layout::of::<CaptureKey, Capture>("CAPTURES", MapType::Hash, capacity::CAPTURES, SPARSE),
+    Layout::of::<DestinationKey, Owner>("OWNERS", MapType::Hash, capacity::OWNERS, SPARSE),
+    Layout::of::<Key<RangeKey>, Scope>("RANGES", MapType::LpmTrie, capacity::RANGES, SPARSE),
+    Layout::of::<PortKey, Scope>("PORTS", MapType::Hash, capacity::PORTS, SPARSE),
+    Layout::of::<HandshakeKey, Original>("HANDSHAKES", MapType::Hash, capacity::HANDSHAKES, SPARSE),
+    Layout::of::<ProbeKey, u64>("PROBES", MapType::LruHash, capacity::PROBES, 0),
+    Layout::of::<u32, Original>("ORIGINALS", MapType::SkStorage, 0, SPARSE),
 ];
 
 /// The name of the ring of events.
@@ -120,6 +128,10 @@ pub(super) struct RuleMaps {
     pub(super) hosts: Hash<DestinationKey, GroupSet>,
     pub(super) networks: Trie<DestinationKey, Shared<GroupSet>>,
     pub(super) rules: Trie<RuleKey, u32>,
+    pub(super) captures: Hash<CaptureKey, Capture>,
+    pub(super) owners: Hash<DestinationKey, Owner>,
+    pub(super) ranges: Trie<RangeKey, Shared<Scope>>,
+    pub(super) ports: Hash<PortKey, Scope>,
 }
 
 impl RuleMaps {
@@ -167,6 +179,10 @@ impl Maps {
                 hosts: take(ebpf, "HOSTS")?,
                 networks: take(ebpf, "NETWORKS")?,
                 rules: take(ebpf, "RULES")?,
+                captures: take(ebpf, "CAPTURES")?,
+                owners: take(ebpf, "OWNERS")?,
+                ranges: take(ebpf, "RANGES")?,
+                ports: take(ebpf, "PORTS")?,
             },
             flows: FlowMaps {
                 half_open: take(ebpf, "HALF_OPEN")?,

@@ -8,6 +8,7 @@ mod cgroups;
 mod detach;
 mod devices;
 mod diff;
+mod entries;
 mod error;
 mod events;
 mod filters;

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 
 use super::{
@@ -28,18 +28,33 @@ pub(super) const DEVICE_PROGRAMS: [&str; 6] = [
 ];
 
 /// The programs of cgroups, and where each belongs.
-pub(super) const CGROUP_PROGRAMS: [(&str, AttachType); 4] = [
+pub(super) const CGROUP_PROGRAMS: [(&str, AttachType); 11] = [
     ("connect4", AttachType::Connect4),
     ("connect6", AttachType::Connect6),
     ("sendmsg4", AttachType::Sendmsg4),
     ("sendmsg6", AttachType::Sendmsg6),
+    ("bind4", AttachType::Bind4),
+    ("bind6", AttachType::Bind6),
+    ("recvmsg4", AttachType::Recvmsg4),
+    ("recvmsg6", AttachType::Recvmsg6),
+    ("getpeername4", AttachType::Getpeername4),
+    ("getpeername6", AttachType::Getpeername6),
+    ("sock_ops", AttachType::SockOps),
 ];
+
+/// The programs inside captured pods.
+pub(super) const POD_PROGRAMS: [&str; 3] = ["capture_in", "capture_virtual", "capture_lo"];
+
+/// The program of the proxies' cgroups.
+pub(super) const PROXY_PROGRAM: &str = "original_dst";
 
 /// Every program.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
     DEVICE_PROGRAMS
         .into_iter()
         .chain(CGROUP_PROGRAMS.map(|(name, _)| name))
+        .chain(POD_PROGRAMS)
+        .chain([PROXY_PROGRAM])
 }
 
 /// Makes the maps, or takes those that are pinned.
@@ -70,10 +85,21 @@ pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
         kind: "program",
         name,
     })?;
-    let loaded = if let Ok(classifier) = <&mut SchedClassifier>::try_from(&mut *program) {
-        classifier.load()
-    } else {
-        <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load)
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the object has programs of these kinds alone"
+    )]
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => {
+            return Err(Error::Missing {
+                kind: "program",
+                name,
+            });
+        }
     };
     loaded.map_err(|source| Error::program(name, source))
 }

@@ -33,6 +33,12 @@ const LINK_TYPE_TCX: u32 = 11;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub(crate) enum AttachType {
+    /// What happens to a TCP connection.
+    SockOps = 3,
+    /// `bind()` of an IPv4 socket.
+    Bind4 = 8,
+    /// `bind()` of an IPv6 socket.
+    Bind6 = 9,
     /// `connect()` of an IPv4 socket.
     Connect4 = 10,
     /// `connect()` of an IPv6 socket.
@@ -41,6 +47,16 @@ pub(crate) enum AttachType {
     Sendmsg4 = 14,
     /// `sendmsg()` of an unconnected IPv6 socket.
     Sendmsg6 = 15,
+    /// `recvmsg()` of an IPv4 socket.
+    Recvmsg4 = 19,
+    /// `recvmsg()` of an IPv6 socket.
+    Recvmsg6 = 20,
+    /// `getsockopt()`.
+    Getsockopt = 21,
+    /// `getpeername()` of an IPv4 socket.
+    Getpeername4 = 29,
+    /// `getpeername()` of an IPv6 socket.
+    Getpeername6 = 30,
     /// What comes in through a device.
     TcxIngress = 46,
     /// What goes out through a device.

@@ -92,7 +92,7 @@ fn rules(size: u32) -> Desired {
             ports: Ports::single(Protocol::TCP, 443),
         }]
         .into(),
-        cgroup_levels: 0,
+        ..Desired::default()
     }
 }
 

@@ -1,0 +1,211 @@
+//! Inside a captured pod: calls to it are handed to its proxy, and the answers to the proxy find back to it.
+//!
+//! These programs are on the pod's own devices, in its network namespace. Which pod that is they tell by the address that
+//! a packet is for: nothing else gets to the pod's processes.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use ebpf::{
+    Addr, DropReason, Hook, LeaveReason, RedirectReason,
+    capture::{self, Capture, Fate, Lookup as _, port},
+    event::{Outcome, Subject},
+    packet::{Bytes as _, ETH_IPV4, ETH_IPV6, Fragment, Kind, Link, Packet, Protocol},
+    rules::{Identity, PolicyId},
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+
+use super::{probes, reject, report::Report, rules::Generation, skb::Skb, sockets};
+
+/// What the pod's routing sends back to `lo`, as in Istio (`cni/pkg/iptables` in istio/istio).
+const RETURN_MARK: u32 = 0x111;
+/// The bits of the mark that are its.
+const RETURN_MASK: u32 = 0xfff;
+
+/// tc ingress of a pod's own device.
+#[classifier]
+pub fn capture_in(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let Some(rules) = Generation::active() else {
+        return TC_ACT_SHOT;
+    };
+    if !matches!(skb.ether_type(), ETH_IPV4 | ETH_IPV6) {
+        return TC_ACT_UNSPEC;
+    }
+    let Some(desk) = skb.parse(Link::Ethernet) else {
+        return TC_ACT_SHOT;
+    };
+    let (packet, parsed) = (desk.packet(), desk.parsed());
+    let Some(capture) = rules.capture_at(packet.tuple.dst) else {
+        return TC_ACT_UNSPEC;
+    };
+    act(
+        &rules,
+        &skb,
+        Hook::CaptureIn,
+        capture.netns(),
+        packet,
+        get(&rules, capture, &skb, packet, parsed),
+    )
+}
+
+/// What becomes of a packet that the pod gets.
+#[inline(always)]
+fn get(
+    rules: &Generation,
+    capture: &Capture,
+    skb: &Skb,
+    packet: &Packet,
+    parsed: Result<(), DropReason>,
+) -> Fate {
+    let tuple = &packet.tuple;
+    if tuple.protocol.0 != Protocol::TCP.0 {
+        return Fate::Leave(LeaveReason::Protocol);
+    }
+    if !capture.has_inbound() {
+        return capture::inbound(rules, capture, tuple.dport);
+    }
+    if let Err(reason) = parsed {
+        return Fate::Refuse(reason);
+    }
+    if !matches!(packet.fragment, Fragment::Whole) {
+        return Fate::Refuse(DropReason::TcpFragment);
+    }
+    if sockets::has_connection(skb, tuple) != 0 {
+        return Fate::Leave(LeaveReason::Established);
+    }
+    let fate = capture::inbound(rules, capture, tuple.dport);
+    match fate {
+        Fate::Redirect(_) if probes::is_one(packet) != 0 => Fate::Leave(LeaveReason::Probe),
+        Fate::Redirect(reason) => hand_over(skb, packet, capture.own_for(tuple.dst), port::INBOUND, reason),
+        Fate::Leave(_) | Fate::Refuse(_) => fate,
+    }
+}
+
+#[inline(always)]
+fn hand_over(skb: &Skb, packet: &Packet, addr: Addr, port: u16, reason: RedirectReason) -> Fate {
+    if sockets::hand_over(skb, &packet.tuple, &addr, port) == 0 {
+        Fate::Refuse(DropReason::NoProxy)
+    } else {
+        Fate::Redirect(reason)
+    }
+}
+
+/// tc ingress of an interface inside a pod behind which others are, as a virtual machine: what comes from there is the
+/// pod's, and has passed no hook of a socket.
+#[classifier]
+pub fn capture_virtual(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let Some(rules) = Generation::active() else {
+        return TC_ACT_SHOT;
+    };
+    if !matches!(skb.ether_type(), ETH_IPV4 | ETH_IPV6) {
+        return TC_ACT_UNSPEC;
+    }
+    let Some(desk) = skb.parse(Link::Ethernet) else {
+        return TC_ACT_SHOT;
+    };
+    let (packet, parsed) = (desk.packet(), desk.parsed());
+    let fate = come_by(&skb, packet, parsed);
+    if matches!(fate, Fate::Redirect(_)) {
+        skb.set_mark(RETURN_MARK, RETURN_MASK);
+    }
+    act(&rules, &skb, Hook::CaptureVirtual, 0, packet, fate)
+}
+
+/// What becomes of a packet that comes by a virtual interface.
+#[inline(always)]
+fn come_by(skb: &Skb, packet: &Packet, parsed: Result<(), DropReason>) -> Fate {
+    let tuple = &packet.tuple;
+    if tuple.protocol.0 != Protocol::TCP.0 {
+        return Fate::Leave(LeaveReason::Protocol);
+    }
+    if let Err(reason) = parsed {
+        return Fate::Refuse(reason);
+    }
+    if !matches!(packet.fragment, Fragment::Whole) {
+        return Fate::Refuse(DropReason::TcpFragment);
+    }
+    if sockets::deliver(skb, tuple) != 0 {
+        return Fate::Redirect(RedirectReason::VirtualInterface);
+    }
+    if !matches!(packet.kind, Kind::Tcp(flags) if flags.opens()) {
+        return Fate::Leave(LeaveReason::Established);
+    }
+    hand_over(
+        skb,
+        packet,
+        tuple.dst,
+        port::OUTBOUND,
+        RedirectReason::VirtualInterface,
+    )
+}
+
+/// Reports what became of a packet and has the kernel do it. What is left alone is not worth a word.
+#[inline(always)]
+fn act(rules: &Generation, skb: &Skb, hook: Hook, netns: u64, packet: &Packet, fate: Fate) -> i32 {
+    let outcome = match fate {
+        Fate::Leave(_) => return TC_ACT_UNSPEC,
+        Fate::Redirect(reason) => Outcome::Redirected(reason),
+        Fate::Refuse(reason) => Outcome::Denied(reason),
+    };
+    let subject = Subject {
+        identity: Identity::Netns(netns),
+        policy: PolicyId(0),
+        generation: rules.header.generation(),
+    };
+    let (ether_type, len) = (packet.ether_type, skb.len() as u32);
+    Report {
+        hook,
+        outcome,
+        subject,
+        ether_type,
+        len,
+    }
+    .send(&packet.tuple);
+    match fate {
+        Fate::Refuse(_) => reject::answer(skb, packet),
+        Fate::Leave(_) | Fate::Redirect(_) => TC_ACT_UNSPEC,
+    }
+}
+
+/// tc egress of a pod's `lo`: what the proxy sends to the application in somebody else's name gets a mark, and the
+/// answers inherit it (`net.ipv4.tcp_fwmark_accept`, `fwmark_reflect`): it leads them back to the proxy instead of out.
+#[classifier]
+pub fn capture_lo(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let Some(rules) = Generation::active() else {
+        return TC_ACT_SHOT;
+    };
+    if let Some((src, dst)) = addresses(&skb)
+        && !src.is_loopback()
+        && rules.owner(src) == 0
+        && let Some(capture) = rules.capture_at(dst)
+        && skb.is_of_proxy(capture)
+    {
+        skb.set_mark(RETURN_MARK, RETURN_MASK);
+    }
+    TC_ACT_UNSPEC
+}
+
+/// Source and destination, and nothing else: all that the application and the proxy say to each other comes by here.
+#[inline(always)]
+fn addresses(skb: &Skb) -> Option<(Addr, Addr)> {
+    let l3 = size_of::<EthHdr>();
+    match skb.ether_type() {
+        ETH_IPV4 => {
+            let ip = skb.load::<Ipv4Hdr>(l3)?;
+            Some((Addr::v4(ip.src_addr), Addr::v4(ip.dst_addr)))
+        }
+        ETH_IPV6 => {
+            let ip = skb.load::<Ipv6Hdr>(l3)?;
+            Some((Addr::v6(ip.src_addr), Addr::v6(ip.dst_addr)))
+        }
+        _ => None,
+    }
+}
