@@ -50,7 +50,11 @@ pub(crate) fn draw(report: &Report) -> Result<String> {
 }
 
 fn panel(svg: &mut String, group: &Group, goals: &[Goal], top: f64) -> Result<()> {
-    let Group { proxy, contenders } = group;
+    let Group {
+        proxy,
+        unrest: _,
+        contenders,
+    } = group;
     let goals: Vec<&Goal> = goals
         .iter()
         .filter(|goal| contenders.iter().any(|line| line.name == goal.contender))

@@ -32,6 +32,8 @@ pub(crate) struct Report {
 #[derive(Debug, Serialize)]
 pub(crate) struct Group {
     pub(crate) proxy: Place,
+    /// How much faster the uncaptured stream was in its best round than in its worst: what the machine does besides.
+    pub(crate) unrest: f64,
     /// The first is the uncaptured one.
     pub(crate) contenders: Vec<Line>,
 }
@@ -142,6 +144,7 @@ impl Report {
             goals.extend(judge(&members, uncaptured)?);
             groups.push(Group {
                 proxy,
+                unrest: spread(uncaptured, throughput),
                 contenders: members
                     .iter()
                     .map(|(contender, own)| line(contender.name, own, uncaptured))
@@ -169,7 +172,7 @@ fn line(name: &'static str, own: &[Sample], uncaptured: &[Sample]) -> Result<Lin
     };
     Ok(Line {
         name,
-        throughput_gbit_per_s: figure(|sample| sample.throughput)?,
+        throughput_gbit_per_s: figure(throughput)?,
         connections_per_s: figure(|sample| sample.connections)?,
         connect_p50_us: figure(|sample| sample.connect_p50)?,
         connect_p99_us: figure(|sample| sample.connect_p99)?,
@@ -178,7 +181,6 @@ fn line(name: &'static str, own: &[Sample], uncaptured: &[Sample]) -> Result<Lin
 
 /// The goals of the group's enrolled ones.
 fn judge(members: &[Measured], uncaptured: &[Sample]) -> Result<Vec<Goal>> {
-    let throughput = |sample: &Sample| sample.throughput;
     let mut goals = Vec::new();
     for (contender, own) in members {
         if !matches!(contender.way, Way::Enrolled(_)) {
@@ -212,6 +214,15 @@ fn judge(members: &[Measured], uncaptured: &[Sample]) -> Result<Vec<Goal>> {
         goal(what, 2, Bound::AtMost, CONNECT, reached, CONNECT);
     }
     Ok(goals)
+}
+
+fn throughput(sample: &Sample) -> f64 {
+    sample.throughput
+}
+
+fn spread(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {
+    let values = || samples.iter().map(of);
+    values().fold(f64::MIN, f64::max) / values().fold(f64::MAX, f64::min)
 }
 
 /// Round by round, so that what slows a round as a whole cancels out.

@@ -6,6 +6,9 @@ use anyhow::Result;
 
 use crate::redirect::report::{FIGURES, Report};
 
+/// Medians of rounds that differ more than that say little; the ratios, of neighbours in time, are of more use.
+const UNREST: f64 = 1.3;
+
 /// The table, and the goals below it.
 pub(crate) fn lay_out(report: &Report) -> Result<String> {
     let Report {
@@ -31,6 +34,13 @@ pub(crate) fn lay_out(report: &Report) -> Result<String> {
                 write!(text, "{cell:>20}")?;
             }
             writeln!(text)?;
+        }
+        if group.unrest > UNREST {
+            writeln!(
+                text,
+                "  The machine was busy: the uncaptured stream was {:.1} times as fast in one round as in another.",
+                group.unrest
+            )?;
         }
     }
     writeln!(text, "\ngoals")?;
