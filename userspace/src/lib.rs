@@ -22,3 +22,4 @@ pub mod problem;
 pub mod project;
 pub mod source;
 mod sys;
+pub mod zds;
