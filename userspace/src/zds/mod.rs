@@ -70,7 +70,7 @@ pub struct Peer {
     /// Its process as it was when it connected; absent if that is in a PID namespace that cannot be seen from here.
     pub pid: Option<i32>,
     /// Its cgroup of the second version, as `/proc/PID/cgroup` has it: beginning with `/`, which is the root of this
-    /// agent's cgroup namespace. Absent if there is none, or no process to be seen.
+    /// agent's cgroup namespace. Absent if there is none, or if the process is not to be seen or has ended.
     pub cgroup: Option<PathBuf>,
     /// When it connected.
     pub since: SystemTime,

@@ -5,7 +5,7 @@ use std::{
     fs::{self, DirBuilder, Permissions},
     io::{self, IoSlice},
     os::{
-        fd::{AsRawFd as _, RawFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
         unix::{
             fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
             net,
@@ -15,9 +15,13 @@ use std::{
     time::SystemTime,
 };
 
-use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind as bind_to, listen,
-    recv, sendmsg, socket,
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{
+        AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind as bind_to,
+        getsockopt, listen, recv, sendmsg, socket, sockopt::PeerPidfd,
+    },
 };
 use tokio::{
     io::Interest,
@@ -57,7 +61,7 @@ pub(super) fn peer(stream: &UnixStream) -> io::Result<Result<Peer, u32>> {
     let pid = credentials.pid().filter(|pid| *pid > 0);
     Ok(Ok(Peer {
         pid,
-        cgroup: pid.and_then(cgroup),
+        cgroup: pid.and_then(|pid| cgroup(stream, pid)),
         since: SystemTime::now(),
     }))
 }
@@ -67,9 +71,22 @@ pub(super) fn may_connect(uid: u32) -> bool {
     uid == nix::unistd::geteuid().as_raw()
 }
 
-fn cgroup(pid: i32) -> Option<PathBuf> {
+/// The agent takes who has this cgroup for a proxy, so the process has to be the one that connected: its number may be
+/// another's by now.
+fn cgroup(stream: &UnixStream, pid: i32) -> Option<PathBuf> {
+    let process = match getsockopt(stream, PeerPidfd) {
+        Ok(process) => Some(process),
+        // Linux before 6.5, which leaves the number to be trusted.
+        Err(Errno::ENOPROTOOPT) => None,
+        Err(_) => return None,
+    };
     let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    cgroup_v2(&lines)
+    let runs = |process: &OwnedFd| {
+        // Readable is what it becomes when the process ends.
+        let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ended, PollTimeout::ZERO) == Ok(0)
+    };
+    process.as_ref().is_none_or(runs).then(|| cgroup_v2(&lines))?
 }
 
 /// The line without controllers is that of the second version (cgroups(7)).

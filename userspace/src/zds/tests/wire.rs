@@ -7,6 +7,7 @@ use std::{
         unix::fs::{MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use nix::{
     sys::{
         socket::{
             AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-            connect, recvmsg, sendmsg, setsockopt, socket, sockopt,
+            connect, getsockopt, recvmsg, sendmsg, setsockopt, socket, sockopt,
         },
         time::TimeVal,
     },
@@ -33,7 +34,7 @@ use crate::{
     zds::{
         Netns, Progress, Server, State,
         messages::{RequestPayload, WorkloadRequest},
-        socket::{cgroup_v2, may_connect},
+        socket::{bind, cgroup_v2, may_connect, peer},
     },
 };
 
@@ -313,6 +314,44 @@ fn others_may_not_connect() {
     let own = nix::unistd::geteuid().as_raw();
     assert!(may_connect(own));
     assert!(!may_connect(own + 1));
+}
+
+/// The process of this test is started a second time, with the path to connect to.
+const CONNECT: &str = "SLUICE_TEST_CONNECT";
+
+#[test]
+fn who_has_ended_is_not_known_by_its_number() {
+    if let Some(path) = std::env::var_os(CONNECT) {
+        return drop(Client::connect(Path::new(&path)));
+    }
+    let (runtime, _server, _, directory) = serve();
+    let path = directory.path().join("socket");
+    let listener = runtime.block_on(async { bind(&path) }).expect("a listener");
+    let program = std::env::current_exe().expect("this program");
+    let mut child = Command::new(program)
+        .args([
+            "--exact",
+            "zds::tests::wire::who_has_ended_is_not_known_by_its_number",
+        ])
+        .env(CONNECT, &path)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a child");
+    // As long as nobody has asked how it ended, there is something of it under its number.
+    let files = PathBuf::from(format!("/proc/{}", child.id()));
+    let read = |file| fs::read_to_string(files.join(file)).expect("of the child");
+    while !read("stat").contains(") Z ") {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(cgroup_v2(&read("cgroup")).is_some());
+    let (stream, _) = runtime.block_on(listener.accept()).expect("a connection");
+    let peer = peer(&stream).expect("a peer").expect("it may connect");
+    assert_eq!(peer.pid, i32::try_from(child.id()).ok());
+    match getsockopt(&stream, sockopt::PeerPidfd) {
+        Err(Errno::ENOPROTOOPT) => eprintln!("this kernel cannot tell (before Linux 6.5)"),
+        Ok(_) | Err(_) => assert_eq!(peer.cgroup, None),
+    }
+    child.wait().expect("the child");
 }
 
 #[test]
