@@ -1,10 +1,11 @@
-//! Programs on the cgroup that bounds ours.
+//! Programs on the cgroup that bounds ours, and on those of the proxies.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::Ebpf;
@@ -13,7 +14,7 @@ use tracing::debug;
 use super::{
     Error,
     pins::{self, Pins},
-    programs::{self, CGROUP_PROGRAMS},
+    programs::{self, CGROUP_PROGRAMS, PROXY_PROGRAM},
 };
 use crate::sys::bpf::{AttachType, Link, Target};
 
@@ -21,14 +22,54 @@ use crate::sys::bpf::{AttachType, Link, Target};
 pub(super) fn sync(ebpf: &Ebpf, pins: &Pins, root: Option<&Path>) -> Result<(), Error> {
     for (name, place) in CGROUP_PROGRAMS {
         match root {
-            Some(root) => attach(ebpf, pins, root, name, place)?,
-            None => detach(pins, name)?,
+            Some(root) => attach(ebpf, pins.cgroup_link(name), root, name, place)?,
+            None => detach(&pins.cgroup_link(name))?,
         }
     }
     Ok(())
 }
 
-fn attach(ebpf: &Ebpf, pins: &Pins, root: &Path, name: &'static str, place: AttachType) -> Result<(), Error> {
+/// A cgroup of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProxyCgroup {
+    /// Its number.
+    pub id: u64,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// Has the proxies' question for the original destination answered, in these cgroups and no others; returns what did not
+/// work.
+pub(super) fn sync_proxies(ebpf: &Ebpf, pins: &Pins, proxies: &BTreeSet<ProxyCgroup>) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for proxy in proxies {
+        let pin = pins.proxy_link(proxy.id);
+        errors.extend(attach(ebpf, pin, &proxy.path, PROXY_PROGRAM, AttachType::Getsockopt).err());
+    }
+    let names = match pins::names(&pins.links()) {
+        Ok(names) => names,
+        Err(error) => {
+            errors.push(error);
+            Vec::new()
+        }
+    };
+    for name in names {
+        if let Some(id) = pins::parse_proxy_link(&name)
+            && !proxies.iter().any(|proxy| proxy.id == id)
+        {
+            errors.extend(detach(&pins.links().join(name)).err());
+        }
+    }
+    errors
+}
+
+fn attach(
+    ebpf: &Ebpf,
+    path: PathBuf,
+    root: &Path,
+    name: &'static str,
+    place: AttachType,
+) -> Result<(), Error> {
     let fail = |source| Error::Cgroup {
         hook: name,
         path: root.to_owned(),
@@ -37,7 +78,6 @@ fn attach(ebpf: &Ebpf, pins: &Pins, root: &Path, name: &'static str, place: Atta
     let directory = File::open(root).map_err(fail)?;
     let id = directory.metadata().map_err(fail)?.ino();
     let program = programs::fd(ebpf, name)?;
-    let path = pins.cgroup_link(name);
     match Link::from_pin(&path) {
         Ok(link) if link.info().is_ok_and(|info| info.target == Target::Cgroup(id)) => {
             return link.replace(program).map_err(fail);
@@ -54,15 +94,14 @@ fn attach(ebpf: &Ebpf, pins: &Pins, root: &Path, name: &'static str, place: Atta
         source,
     })?;
     // The kernel does not take one program twice, but this one is new: for a moment both are attached.
-    detach(pins, name)?;
+    detach(&path)?;
     fs::rename(&new, &path).map_err(|source| Error::Pin { path, source })
 }
 
-fn detach(pins: &Pins, name: &str) -> Result<(), Error> {
-    let path = pins.cgroup_link(name);
-    if let Ok(link) = Link::from_pin(&path) {
+fn detach(path: &Path) -> Result<(), Error> {
+    if let Ok(link) = Link::from_pin(path) {
         // A link whose cgroup is gone is detached already.
         let _ = link.detach();
     }
-    pins::remove(&path).map(drop)
+    pins::remove(path).map(drop)
 }

@@ -25,6 +25,7 @@ use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 use aya::Ebpf;
 use tracing::{debug, info};
 
+pub use cgroups::ProxyCgroup;
 pub use detach::detach;
 pub use devices::{AttachMode, Device, Role};
 pub use error::Error;
@@ -202,6 +203,12 @@ impl Dataplane {
             .collect();
         errors.extend(self.detach_others(&wanted).err());
         errors
+    }
+
+    /// Has the proxies' question for the original destination answered, in these cgroups and no others; returns what did
+    /// not work.
+    pub fn sync_proxies(&self, proxies: &BTreeSet<ProxyCgroup>) -> Vec<Error> {
+        cgroups::sync_proxies(&self.ebpf, &self.pins, proxies)
     }
 
     /// Brings the programs onto one device, at once and whatever else is to do; returns what did not work.

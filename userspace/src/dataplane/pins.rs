@@ -6,6 +6,7 @@
 //! <bpffs>/v1/programs/pod_out
 //! <bpffs>/v1/links/7-pod_out      by device; clsact filters have a directory of that name as a note
 //! <bpffs>/v1/links/cgroup-connect4
+//! <bpffs>/v1/links/proxy-1234     by the number of the proxy's cgroup
 //! ```
 
 use std::{
@@ -26,6 +27,8 @@ use crate::facts::IfIndex;
 
 /// Names in a bpffs have no dots (`bpf_lookup` in `kernel/bpf/inode.c`).
 const MOUNTED: &str = "mounted";
+/// What the pin of a program on a proxy's cgroup begins with.
+const PROXY: &str = "proxy-";
 
 /// The directories of one ABI version.
 #[derive(Clone, Debug)]
@@ -68,6 +71,10 @@ impl Pins {
         self.links().join(format!("cgroup-{hook}"))
     }
 
+    pub(super) fn proxy_link(&self, cgroup: u64) -> PathBuf {
+        self.links().join(format!("{PROXY}{cgroup}"))
+    }
+
     /// Makes the directories, on a bpffs.
     pub(super) fn prepare(&self) -> Result<(), Error> {
         make_dir(&self.bpffs)?;
@@ -96,6 +103,11 @@ impl Pins {
 pub(super) fn parse_device_link(name: &str) -> Option<(IfIndex, &str)> {
     let (index, hook) = name.split_once('-')?;
     Some((IfIndex(index.parse().ok()?), hook))
+}
+
+/// The number of a proxy's cgroup, by the name of the pin.
+pub(super) fn parse_proxy_link(name: &str) -> Option<u64> {
+    name.strip_prefix(PROXY)?.parse().ok()
 }
 
 /// Whether `path` is on a bpffs.
