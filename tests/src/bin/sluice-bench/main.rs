@@ -1,5 +1,6 @@
 //! The measurements of `cargo xtask bench`, one per module.
 
+mod program;
 mod redirect;
 mod verdict;
 

@@ -99,9 +99,12 @@ fn stream(target: SocketAddr, time: Duration) -> Result<f64> {
     let chunk = vec![STREAM; CHUNK];
     let mut sent = 0u64;
     let start = Instant::now();
-    while start.elapsed() < time {
+    loop {
         connection.write_all(&chunk)?;
         sent += u64::try_from(CHUNK)?;
+        if start.elapsed() >= time {
+            break;
+        }
     }
     connection.shutdown(Shutdown::Write)?;
     let mut answer = [0; 8];

@@ -5,6 +5,7 @@
 //! happens to put them. Needs root; leaves nothing behind but its report.
 
 mod contender;
+mod cost;
 mod load;
 mod picture;
 mod report;
@@ -22,6 +23,7 @@ use nix::{
 
 use crate::redirect::{
     contender::CONTENDERS,
+    cost::Cost,
     load::{Load, Sample},
     report::Report,
     stand::Stand,
@@ -42,8 +44,8 @@ const WARM_UP: Load = Load {
 
 /// Measures, writes `redirect.json` and `redirect.svg` to `directory`, and prints the table or the JSON.
 pub(crate) fn run(directory: &Path, rounds: usize, json: bool) -> Result<()> {
-    let samples = measure(rounds)?;
-    let report = Report::new(&samples)?;
+    let (samples, costs) = measure(rounds)?;
+    let report = Report::new(&samples, costs)?;
     let text = serde_json::to_string_pretty(&report)?;
     fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     for (name, content) in [
@@ -61,8 +63,8 @@ pub(crate) fn run(directory: &Path, rounds: usize, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// The samples of each contender, in the order of [`CONTENDERS`].
-fn measure(rounds: usize) -> Result<Vec<Vec<Sample>>> {
+/// The samples of each contender, in the order of [`CONTENDERS`], and what the agent's programs took in the end.
+fn measure(rounds: usize) -> Result<(Vec<Vec<Sample>>, Vec<Cost>)> {
     let cpus = Cpus::of_this_process()?;
     let mut stands = Vec::new();
     for contender in CONTENDERS {
@@ -88,7 +90,11 @@ fn measure(rounds: usize) -> Result<Vec<Vec<Sample>>> {
             samples[place].push(sample);
         }
     }
-    Ok(samples)
+    let mut costs = Vec::new();
+    for (contender, stand) in CONTENDERS.iter().zip(&stands) {
+        costs.extend(cost::account(contender.name, stand)?);
+    }
+    Ok((samples, costs))
 }
 
 /// Where the two sides run.

@@ -30,6 +30,7 @@ pub(crate) fn draw(report: &Report) -> Result<String> {
         rounds,
         groups,
         goals,
+        costs: _,
     } = report;
     let panels: f64 = groups.iter().map(|_| PANEL_HEIGHT).sum();
     let (width, height) = (PANEL_WIDTH + 2.0 * MARGIN, panels + TITLE);

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::redirect::{
     contender::{CONTENDERS, Contender, Place, Way},
+    cost::Cost,
     load::Sample,
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Report {
     pub(crate) rounds: usize,
     pub(crate) groups: Vec<Group>,
     pub(crate) goals: Vec<Goal>,
+    pub(crate) costs: Vec<Cost>,
 }
 
 /// Contenders with the proxy in the same place.
@@ -128,7 +130,7 @@ type Measured<'a> = (&'a Contender, &'a [Sample]);
 
 impl Report {
     /// Of samples in the order of [`CONTENDERS`].
-    pub(crate) fn new(samples: &[Vec<Sample>]) -> Result<Self> {
+    pub(crate) fn new(samples: &[Vec<Sample>], costs: Vec<Cost>) -> Result<Self> {
         let measured: Vec<Measured> = CONTENDERS.iter().zip(samples.iter().map(Vec::as_slice)).collect();
         let (mut groups, mut goals) = (Vec::new(), Vec::new());
         for proxy in [Place::Pod, Place::Node] {
@@ -157,6 +159,7 @@ impl Report {
             rounds: samples.first().map_or(0, Vec::len),
             groups,
             goals,
+            costs,
         })
     }
 }

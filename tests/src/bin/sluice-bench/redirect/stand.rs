@@ -1,8 +1,9 @@
 //! A contender as it stands: its bench, its proxy, its redirect.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Result, ensure};
+use ebpf::rules::ABI;
 use sluice_tests::{
     Agent, Bench, Pod,
     bench::{
@@ -30,7 +31,7 @@ const ASKED_PORT: u16 = 80;
 pub(crate) struct Stand {
     target: SocketAddr,
     cpus: Cpus,
-    _agent: Option<Agent>,
+    agent: Option<Agent>,
     sink: Sink,
     pod: Pod,
     _proxy: Cgroup,
@@ -73,12 +74,18 @@ impl Stand {
         Ok(Self {
             target,
             cpus,
-            _agent: agent,
+            agent,
             sink,
             pod,
             _proxy: proxy,
             _bench: bench,
         })
+    }
+
+    /// Where the agent's programs are pinned, if there is one.
+    pub(crate) fn programs(&self) -> Option<PathBuf> {
+        let agent = self.agent.as_ref()?;
+        Some(agent.bpffs().join(format!("v{ABI}/programs")))
     }
 
     /// Applies the load from the pod, and checks that every connection of it was the proxy's.

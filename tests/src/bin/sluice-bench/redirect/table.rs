@@ -17,6 +17,7 @@ pub(crate) fn lay_out(report: &Report) -> Result<String> {
         rounds,
         groups,
         goals,
+        costs,
     } = report;
     let mut text = format!(
         "Linux {kernel}, {cpus} CPUs: medians of {rounds} rounds; in brackets the ratio to the uncaptured\n"
@@ -54,6 +55,23 @@ pub(crate) fn lay_out(report: &Report) -> Result<String> {
             goal.reached,
             goal.bound.words(),
             goal.limit,
+        )?;
+    }
+    writeln!(
+        text,
+        "\n{:<44}{:>14}{:>8}{:>10}{:>8}",
+        "the agent's programs", "a connection", "ns", "a MiB", "ns"
+    )?;
+    for cost in costs {
+        writeln!(
+            text,
+            "  {:<20} {:<21}{:>14.1}{:>8.0}{:>10.1}{:>8.0}",
+            cost.contender,
+            cost.program,
+            cost.runs_per_connection,
+            cost.ns_per_connection,
+            cost.runs_per_mib,
+            cost.ns_per_mib
         )?;
     }
     Ok(text)
