@@ -212,3 +212,111 @@ pub fn receive_frame(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<(usiz
         if outgoing { Direction::Out } else { Direction::In },
     )))
 }
+
+/// Loads a program of traffic control that does nothing but answer `verdict`; `name` is at most 15 octets long.
+pub fn classifier(name: &str, verdict: i32) -> io::Result<OwnedFd> {
+    const PROG_LOAD: u32 = 5;
+    const SCHED_CLS: u32 = 3;
+    /// The head of `union bpf_attr` for `BPF_PROG_LOAD`.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        code: u64,
+        license: u64,
+        log: [u32; 6],
+        name: [u8; 16],
+    }
+    // `r0 = verdict; exit`
+    let code = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95];
+    let mut attr = Load {
+        kind: SCHED_CLS,
+        instructions: 2,
+        code: code.as_ptr().addr() as u64,
+        license: c"GPL".as_ptr().addr() as u64,
+        log: [0; 6],
+        name: [0; 16],
+    };
+    for (to, from) in attr.name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    let mut load = || {
+        // SAFETY: `attr` is laid out like the union's head, its length is passed, and what it points to lives through
+        // the call.
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut attr, size_of::<Load>()) }
+    };
+    let fd = loop {
+        let fd = load();
+        if fd >= 0 {
+            break fd;
+        }
+        let error = io::Error::last_os_error();
+        // The verifier was interrupted.
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(error);
+        }
+    };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the command returns a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Numbers of the programs that TCX (Linux 6.6) runs on a device of this thread's network namespace.
+pub fn tcx_programs(device: i32, direction: Direction) -> io::Result<Vec<u32>> {
+    const PROG_QUERY: u32 = 16;
+    /// The head of `union bpf_attr` for `BPF_PROG_QUERY`.
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        place: u32,
+        flags: [u32; 2],
+        programs: u64,
+        count: u32,
+        reserved: u32,
+        more: [u64; 4],
+    }
+    let mut programs = [0u32; 64];
+    let mut attr = Query {
+        target: device.cast_unsigned(),
+        // `BPF_TCX_INGRESS`, `BPF_TCX_EGRESS`
+        place: match direction {
+            Direction::In => 46,
+            Direction::Out => 47,
+        },
+        flags: [0; 2],
+        programs: programs.as_mut_ptr().addr() as u64,
+        count: 64,
+        reserved: 0,
+        more: [0; 4],
+    };
+    // SAFETY: `attr` is laid out like the union's head, its length is passed, and the array is as long as it says.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut attr, size_of::<Query>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(programs.into_iter().take(attr.count as usize).collect())
+}
+
+/// Puts a program before all others at the ingress of a device, by TCX (Linux 6.6), for as long as the link is open.
+pub fn tcx_link_first(device: i32, program: &OwnedFd) -> io::Result<OwnedFd> {
+    const LINK_CREATE: u32 = 28;
+    // Program, device, `BPF_TCX_INGRESS`, `BPF_F_BEFORE`, no relative, no revision.
+    let mut attr: [u32; 8] = [
+        program.as_raw_fd().cast_unsigned(),
+        device.cast_unsigned(),
+        46,
+        1 << 3,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: `attr` is laid out like the head of the union for `BPF_LINK_CREATE`, and its length is passed.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw mut attr, size_of_val(&attr)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the command returns a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

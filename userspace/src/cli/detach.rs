@@ -2,10 +2,15 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::{Common, Format, output};
-use crate::{agent::lock, dataplane};
+use crate::{
+    agent::lock,
+    dataplane,
+    inpod::{self, Undone},
+};
 
 /// Take everything away that sluice has attached, and all of its rules: nothing is enforced from then on.
 ///
@@ -30,7 +35,14 @@ impl Detach {
             bpffs: self.bpffs.clone(),
             cgroup_root: None,
         };
-        let removed = dataplane::detach(&options)?;
+        // Pods first: what is in them is found by its pins as well.
+        let Undone { names, errors } = inpod::undo_all(&inpod::records(&common.run_dir));
+        let mut removed: Vec<String> = names.iter().map(|name| format!("capture from {name}")).collect();
+        removed.extend(dataplane::detach(&options)?);
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error)
+                .context("not everything could be taken out of the pods; do this again when it can be");
+        }
         lock::release(&common.run_dir)?;
         match common.output {
             Format::Json => output::json(&removed)?,

@@ -52,8 +52,13 @@ fn detach_links(links: &Path, removed: &mut Vec<String>) -> Result<(), Error> {
                 let kind = if what == qdisc::NOTE { "qdisc" } else { "program" };
                 take_off(&path, device, what)?.then(|| format!("{kind} {what} from {on}"))
             }
-            None => take_off_link(&path)?
-                .then(|| format!("program {} from the cgroup", name.replacen("cgroup-", "", 1))),
+            // Of pods, and of cgroups.
+            None => take_off_link(&path)?.then(|| {
+                name.strip_prefix("cgroup-").map_or_else(
+                    || format!("program {name}"),
+                    |hook| format!("program {hook} from the cgroup"),
+                )
+            }),
         };
         removed.extend(from);
     }

@@ -23,12 +23,12 @@ use super::{
     programs::{self, classifier_mut},
     qdisc,
 };
-use crate::{facts::IfIndex, sys::bpf::AttachType};
+use crate::{facts::IfIndex, netlink::Talk, sys::bpf::AttachType};
 
 /// Before all others.
-const PRIORITY: u16 = 1;
+pub(crate) const PRIORITY: u16 = 1;
 /// Ours.
-const HANDLE: TcHandle = TcHandle::new(0, 0x511c);
+pub(crate) const HANDLE: TcHandle = TcHandle::new(0, 0x511c);
 
 /// The filters that we know to be there.
 #[derive(Debug, Default)]
@@ -141,7 +141,7 @@ fn ours(device: &str, place: AttachType) -> io::Result<SchedClassifierLink> {
 
 /// What our filter runs, if it is there.
 fn runs(device: IfIndex, place: AttachType) -> io::Result<Option<qdisc::Runs>> {
-    qdisc::filter(device, place, PRIORITY, HANDLE.into())
+    qdisc::filter(&Talk::open()?, device, place, PRIORITY, HANDLE.into())
 }
 
 fn direction(place: AttachType) -> TcAttachType {

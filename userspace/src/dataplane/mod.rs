@@ -11,14 +11,14 @@ mod diff;
 mod entries;
 mod error;
 mod events;
-mod filters;
+pub(crate) mod filters;
 mod inspect;
 mod links;
 mod live;
 mod maps;
 mod pins;
 mod programs;
-mod qdisc;
+pub(crate) mod qdisc;
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
@@ -54,6 +54,13 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// The cgroup that bounds the hooks of sockets; none are attached without.
     pub cgroup_root: Option<PathBuf>,
+}
+
+impl Options {
+    /// The directory of the links' pins.
+    pub fn links(&self) -> PathBuf {
+        Pins::new(&self.bpffs).links()
+    }
 }
 
 impl Default for Options {

@@ -7,6 +7,7 @@
 //! <bpffs>/v1/links/7-pod_out      by device; clsact filters have a directory of that name as a note
 //! <bpffs>/v1/links/cgroup-connect4
 //! <bpffs>/v1/links/proxy-1234     by the number of the proxy's cgroup
+//! <bpffs>/v1/links/pod-4711-2-capture_in   inside a pod: by namespace and device; see `inpod`
 //! ```
 
 use std::{
@@ -188,5 +189,6 @@ mod tests {
             Some((IfIndex(7), "node_out_ip"))
         );
         assert_eq!(parse_device_link("cgroup-connect4"), None);
+        assert_eq!(parse_device_link("pod-4711-2-capture_in"), None);
     }
 }

@@ -3,17 +3,14 @@
 use std::io;
 
 use aya::programs::tc::qdisc_add_clsact;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{Device, Error, error::raw_os_error};
-use crate::{facts::IfIndex, sys::bpf::AttachType};
+use crate::{facts::IfIndex, netlink::Talk, sys::bpf::AttachType};
 
 /// What notes beside the pins that the qdisc of a device is ours.
 pub(super) const NOTE: &str = "clsact";
@@ -36,40 +33,59 @@ pub(super) fn remove_if_unused(device: IfIndex) -> Result<bool, Error> {
         device: device.0.to_string(),
         source: Box::new(source.into()),
     };
+    let talk = Talk::open().map_err(fail)?;
+    remove_if_unused_by(&talk, device).map_err(fail)
+}
+
+/// The same in the network namespace of the socket.
+pub(crate) fn remove_if_unused_by(talk: &Talk, device: IfIndex) -> io::Result<bool> {
     for direction in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
-        match filters(device, direction) {
+        match filters(talk, device, direction) {
             Ok(filters) if filters.is_empty() => {}
             Ok(_) => return Ok(false),
             Err(error) if is_absent(&error) => return Ok(false),
-            Err(error) => return Err(fail(error)),
+            Err(error) => return Err(error),
         }
     }
-    let qdisc = message(
-        device,
-        TcHandle {
-            major: u16::MAX,
-            minor: 0,
-        },
-        TcHandle::CLSACT,
-    );
-    match ask(RouteNetlinkMessage::DelQueueDiscipline(qdisc), NLM_F_ACK) {
+    match talk.ask(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), NLM_F_ACK) {
         Ok(_) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
-        Err(error) => Err(fail(error)),
+        Err(error) => Err(error),
     }
+}
+
+/// Adds the qdisc in the network namespace of the socket. `true` if it was not there.
+pub(crate) fn add_by(talk: &Talk, device: IfIndex) -> io::Result<bool> {
+    let mut qdisc = qdisc(device);
+    qdisc.attributes.push(TcAttribute::Kind("clsact".into()));
+    let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+    match talk.ask(RouteNetlinkMessage::NewQueueDiscipline(qdisc), flags) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn qdisc(device: IfIndex) -> TcMessage {
+    let handle = TcHandle {
+        major: u16::MAX,
+        minor: 0,
+    };
+    message(device, handle, TcHandle::CLSACT)
 }
 
 /// What a filter runs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Runs {
+pub(crate) struct Runs {
     /// The kernel's number for the program.
-    pub(super) program: u32,
+    pub(crate) program: u32,
     /// Its name, as it was given when the filter was made.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 /// What the filter of this priority and handle runs, if there is one.
-pub(super) fn filter(
+pub(crate) fn filter(
+    talk: &Talk,
     device: IfIndex,
     place: AttachType,
     priority: u16,
@@ -79,15 +95,18 @@ pub(super) fn filter(
         // The protocol is in the lower half.
         filter.header.info >> 16 == u32::from(priority) && u32::from(filter.header.handle) == handle
     };
-    let direction = if place == AttachType::TcxIngress {
-        TcHandle::MIN_INGRESS
-    } else {
-        TcHandle::MIN_EGRESS
-    };
-    match filters(device, direction) {
+    match filters(talk, device, direction(place)) {
         Ok(filters) => Ok(filters.into_iter().find(is_it).map(runs)),
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+pub(crate) const fn direction(place: AttachType) -> u16 {
+    if matches!(place, AttachType::TcxIngress) {
+        TcHandle::MIN_INGRESS
+    } else {
+        TcHandle::MIN_EGRESS
     }
 }
 
@@ -109,13 +128,9 @@ fn runs(filter: TcMessage) -> Runs {
 }
 
 /// All filters of one direction, and what they hang on.
-fn filters(device: IfIndex, direction: u16) -> io::Result<Vec<TcMessage>> {
-    let parent = TcHandle {
-        major: u16::MAX,
-        minor: direction,
-    };
-    let question = message(device, TcHandle::UNSPEC, parent);
-    let answers = ask(RouteNetlinkMessage::GetTrafficFilter(question), NLM_F_DUMP)?;
+fn filters(talk: &Talk, device: IfIndex, direction: u16) -> io::Result<Vec<TcMessage>> {
+    let question = message(device, TcHandle::UNSPEC, parent(direction));
+    let answers = talk.ask(RouteNetlinkMessage::GetTrafficFilter(question), NLM_F_DUMP)?;
     let filter = |answer| {
         if let RouteNetlinkMessage::NewTrafficFilter(filter) = answer {
             Some(filter)
@@ -126,54 +141,24 @@ fn filters(device: IfIndex, direction: u16) -> io::Result<Vec<TcMessage>> {
     Ok(answers.into_iter().filter_map(filter).collect())
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(crate) const fn parent(direction: u16) -> TcHandle {
+    TcHandle {
+        major: u16::MAX,
+        minor: direction,
+    }
+}
+
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)
     )
 }
 
-fn message(device: IfIndex, handle: TcHandle, parent: TcHandle) -> TcMessage {
+pub(crate) fn message(device: IfIndex, handle: TcHandle, parent: TcHandle) -> TcMessage {
     let mut message = TcMessage::default();
     message.header.index = device.0.cast_signed();
     message.header.handle = handle;
     message.header.parent = parent;
     message
-}
-
-/// Sends one message and returns the answers that are not about the conversation itself.
-fn ask(question: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut request = NetlinkMessage::from(question);
-    request.header.flags = NLM_F_REQUEST | flags;
-    request.finalize();
-    let mut octets = vec![0; request.buffer_len()];
-    request.serialize(&mut octets);
-    socket.send(&octets, 0)?;
-    let mut answers = Vec::new();
-    loop {
-        let (received, _) = socket.recv_from_full()?;
-        let mut rest = received.as_slice();
-        while !rest.is_empty() {
-            let answer =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-            if let NetlinkPayload::Error(error) = &answer.payload
-                && error.code.is_some()
-            {
-                return Err(error.to_io());
-            }
-            if matches!(answer.payload, NetlinkPayload::Done(_) | NetlinkPayload::Error(_)) {
-                return Ok(answers);
-            }
-            if let NetlinkPayload::InnerMessage(message) = answer.payload {
-                answers.push(message);
-            }
-            let length = NetlinkBuffer::new_checked(rest)
-                .map_err(io::Error::other)?
-                .length() as usize;
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
 }

@@ -199,6 +199,18 @@ pub(crate) fn programs_on_device(device: u32, place: AttachType) -> io::Result<V
     Ok(programs.iter().copied().take(attr.count as usize).collect())
 }
 
+/// Number of a loaded program.
+pub(crate) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = RawProgramInfo::default();
+    let mut attr = InfoByFd {
+        fd: number_of(program),
+        len: length_of(size_of::<RawProgramInfo>()),
+        info: (&raw mut info).addr() as u64,
+    };
+    call(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.id)
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct LinkCreate {
@@ -252,6 +264,14 @@ struct RawLinkInfo {
     more: [u32; 2],
 }
 
+/// The head of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct RawProgramInfo {
+    kind: u32,
+    id: u32,
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct Query {
@@ -285,7 +305,8 @@ unsafe impl Attr for LinkUpdate {}
 unsafe impl Attr for LinkDetach {}
 // SAFETY: the layout of `BPF_OBJ_*`; the only makers are `from_pin` and `pin`, with a C string that they hold.
 unsafe impl Attr for Object {}
-// SAFETY: the layout of `info`; the only maker is `Link::info`, with a struct that it holds and whose size it gives.
+// SAFETY: the layout of `info`; the only makers are `Link::info` and `program_number`, with a struct that they hold
+// and whose size they give.
 unsafe impl Attr for InfoByFd {}
 // SAFETY: the layout of `query`; the only maker is `programs_on_device`, with an array that it holds and whose length
 // it gives; an address of zero means that the list is not wanted.

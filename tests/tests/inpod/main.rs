@@ -1,0 +1,6 @@
+//! What the agent keeps inside pods: in real namespaces, with programs that do nothing.
+
+mod cost;
+mod keeping;
+mod leaving;
+mod rig;
