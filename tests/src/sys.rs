@@ -103,11 +103,20 @@ pub fn netns_cookie(socket: &impl AsRawFd) -> io::Result<u64> {
 
 /// How long a receive may wait.
 pub fn set_receive_timeout(fd: &OwnedFd, timeout: Duration) -> io::Result<()> {
+    set_timeout(fd, libc::SO_RCVTIMEO, timeout)
+}
+
+/// How long a call may take.
+pub fn set_send_timeout(fd: &OwnedFd, timeout: Duration) -> io::Result<()> {
+    set_timeout(fd, libc::SO_SNDTIMEO, timeout)
+}
+
+fn set_timeout(fd: &OwnedFd, name: i32, timeout: Duration) -> io::Result<()> {
     let timeout = libc::timeval {
         tv_sec: timeout.as_secs().try_into().map_err(io::Error::other)?,
         tv_usec: timeout.subsec_micros().into(),
     };
-    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, timeout)
+    set_option(fd, libc::SOL_SOCKET, name, timeout)
 }
 
 /// Sends `bytes` on a bound or connected socket.
@@ -215,6 +224,34 @@ pub fn receive_frame(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<(usiz
 
 /// Loads a program of traffic control that does nothing but answer `verdict`; `name` is at most 15 octets long.
 pub fn classifier(name: &str, verdict: i32) -> io::Result<OwnedFd> {
+    load_classifier(name, &[instruction(MOVE, 0, 0, 0, verdict.cast_unsigned()), EXIT])
+}
+
+/// Loads a program of traffic control that marks every packet, and lets it through (`TCX_NEXT`).
+pub fn marking_classifier(name: &str, mark: u32) -> io::Result<OwnedFd> {
+    /// Where the mark is in `struct __sk_buff`.
+    const MARK: u16 = 8;
+    let code = [
+        instruction(MOVE, 2, 0, 0, mark),
+        instruction(STORE, 1, 2, MARK, 0),
+        instruction(MOVE, 0, 0, 0, u32::MAX),
+        EXIT,
+    ];
+    load_classifier(name, &code)
+}
+
+/// `BPF_ALU64 | BPF_MOV | BPF_K`
+const MOVE: u8 = 0xb7;
+/// `BPF_STX | BPF_MEM | BPF_W`
+const STORE: u8 = 0x63;
+const EXIT: u64 = 0x95;
+
+/// A `struct bpf_insn` on a machine with the low octet first.
+const fn instruction(code: u8, to: u8, from: u8, offset: u16, number: u32) -> u64 {
+    code as u64 | (to as u64) << 8 | (from as u64) << 12 | (offset as u64) << 16 | (number as u64) << 32
+}
+
+fn load_classifier(name: &str, code: &[u64]) -> io::Result<OwnedFd> {
     const PROG_LOAD: u32 = 5;
     const SCHED_CLS: u32 = 3;
     /// The head of `union bpf_attr` for `BPF_PROG_LOAD`.
@@ -227,11 +264,9 @@ pub fn classifier(name: &str, verdict: i32) -> io::Result<OwnedFd> {
         log: [u32; 6],
         name: [u8; 16],
     }
-    // `r0 = verdict; exit`
-    let code = [0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95];
     let mut attr = Load {
         kind: SCHED_CLS,
-        instructions: 2,
+        instructions: u32::try_from(code.len()).map_err(io::Error::other)?,
         code: code.as_ptr().addr() as u64,
         license: c"GPL".as_ptr().addr() as u64,
         log: [0; 6],

@@ -4,3 +4,4 @@ mod cost;
 mod keeping;
 mod leaving;
 mod rig;
+mod way_back;

@@ -38,7 +38,7 @@ use std::{
 pub use self::{
     error::Error,
     keeper::{Keeper, Outcome},
-    node::{put_node_routing, take_node_routing},
+    node::{node_problems, put_node_routing, take_node_routing},
     repairs::Repairs,
     routing::Routing,
     undo::{Undone, undo_all},

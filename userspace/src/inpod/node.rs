@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::{Error, Routing, ground::Home, record::Records, routing::Piece, sysctls, undo::undo};
-use crate::netlink::Talk;
+use crate::{
+    netlink::Talk,
+    problem::{Problem, Severity},
+};
 
 /// Sees to it that [`Routing::NODE`] is in the calling thread's network namespace. Returns how many rules and routes had
 /// to be added: after the first call, how many had been taken away.
@@ -37,6 +40,23 @@ pub fn put_node_routing(records: &Path) -> Result<usize, Error> {
         }
     }
     Ok(added)
+}
+
+/// What in the calling thread's namespace keeps it from working for pods behind these devices.
+pub fn node_problems<'a>(devices: impl IntoIterator<Item = &'a str>) -> Vec<Problem> {
+    let strict = devices
+        .into_iter()
+        .filter(|device| sysctls::src_valid_mark(device));
+    strict
+        .map(|device| {
+            let message = format!(
+                "the kernel drops what {device} sends to the proxy on the node: it asks for the way back with the packet's \
+                 mark; set net.ipv4.conf.all.src_valid_mark and net.ipv4.conf.{device}.src_valid_mark to 0 (wg-quick sets \
+                 them)"
+            );
+            Problem::new(Severity::Warning, message)
+        })
+        .collect()
 }
 
 /// Removes it again, but for what was there before.
