@@ -1,8 +1,8 @@
 //! The thread that goes through the pods' namespaces.
 
 use std::{
-    collections::BTreeMap,
-    io,
+    collections::{BTreeMap, BTreeSet},
+    io, mem,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,7 +20,7 @@ use super::{
     ground::Home,
     namespace::{Depth, Tools},
     programs::Loaded,
-    record::Records,
+    record::{Record, Records},
     slot::Slot,
     undo::undo,
 };
@@ -103,6 +103,9 @@ impl Keeper {
             Rounds {
                 tools,
                 slots: BTreeMap::new(),
+                started: false,
+                damaged: Vec::new(),
+                unfinished: BTreeSet::new(),
                 failures: Vec::new(),
                 seen: shared,
                 tick: 0,
@@ -175,7 +178,12 @@ fn stopped() -> Error {
 struct Rounds {
     tools: Tools,
     slots: BTreeMap<NetnsCookie, Slot>,
-    /// What could not be taken away.
+    /// Whether what an earlier process left has been looked for.
+    started: bool,
+    /// Records that cannot be read.
+    damaged: Vec<Problem>,
+    /// Namespaces out of which not everything could be taken, and why.
+    unfinished: BTreeSet<NetnsCookie>,
     failures: Vec<Problem>,
     seen: Arc<Mutex<Seen>>,
     tick: u64,
@@ -219,16 +227,9 @@ impl Rounds {
     }
 
     fn undo_others(&mut self, wanted: &BTreeMap<NetnsCookie, Wanted>) -> Outcome {
-        self.slots.retain(|cookie, _| wanted.contains_key(cookie));
-        self.failures.clear();
         let mut outcome = Outcome::new();
-        let (records, errors) = self.tools.records.all();
-        self.failures.extend(errors.iter().map(failure));
-        for record in records {
-            // The node's own is none of ours.
-            if record.netns.is_none() || wanted.contains_key(&record.cookie) {
-                continue;
-            }
+        self.failures.clear();
+        for record in self.others(wanted) {
             let mut errors = undo(&self.tools.home, &self.tools.records, &record);
             for error in &errors {
                 warn!(pod = record.name, %error, "not everything could be taken out of a pod");
@@ -237,11 +238,36 @@ impl Rounds {
             let done = if errors.is_empty() {
                 Ok(())
             } else {
+                self.unfinished.insert(record.cookie);
                 Err(errors.swap_remove(0))
             };
             outcome.insert(record.cookie, done);
         }
         outcome
+    }
+
+    /// The namespaces that something is to be taken out of: those of an earlier process, those that were wanted until
+    /// now, and those that it did not work for before.
+    fn others(&mut self, wanted: &BTreeMap<NetnsCookie, Wanted>) -> Vec<Record> {
+        let mut others = mem::take(&mut self.unfinished);
+        others.extend(self.slots.keys());
+        others.retain(|cookie| !wanted.contains_key(cookie));
+        self.slots.retain(|cookie, _| wanted.contains_key(cookie));
+        if !mem::replace(&mut self.started, true) {
+            let (records, errors) = self.tools.records.all();
+            self.damaged = errors.iter().map(failure).collect();
+            // The node's own is none of ours.
+            let left = |record: &Record| record.netns.is_some() && !wanted.contains_key(&record.cookie);
+            return records.into_iter().filter(left).collect();
+        }
+        let mut records = Vec::new();
+        for cookie in others {
+            match self.tools.records.find(cookie) {
+                Ok(record) => records.extend(record),
+                Err(error) => self.failures.push(failure(&error)),
+            }
+        }
+        records
     }
 
     fn tick(&mut self) {
@@ -261,7 +287,9 @@ impl Rounds {
 
     fn show(&self, repairs: Repairs) {
         let problems = self.slots.values().flat_map(Slot::problems);
-        let problems = problems.chain(self.failures.iter().cloned()).collect();
+        let problems = problems
+            .chain(self.damaged.iter().chain(&self.failures).cloned())
+            .collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.repairs.add(repairs);
         seen.problems = problems;
