@@ -184,7 +184,7 @@ pub fn capture_lo(ctx: TcContext) -> i32 {
     };
     if let Some((src, dst)) = addresses(&skb)
         && !src.is_loopback()
-        && rules.owner(src) == 0
+        && rules.owner(src) != rules.owner(dst)
         && let Some(capture) = rules.capture_at(dst)
         && skb.is_of_proxy(capture)
     {
