@@ -1,0 +1,209 @@
+//! The decision: does this call go to the proxy?
+
+use super::{Capture, Mode, Scope, port};
+use crate::{
+    Addr, DropReason, Verdict,
+    packet::{Fragment, Kind, Packet, Protocol},
+    reason::{LeaveReason, RedirectReason},
+};
+
+/// What one generation says of captures.
+pub trait Lookup {
+    /// What is said of a range.
+    fn range(&self, netns: u64, addr: Addr) -> Scope;
+    /// What is said of a port.
+    fn port(&self, netns: u64, port: u16) -> Scope;
+    /// The cookie of the captured network namespace that has this address; 0 if none has.
+    fn owner(&self, addr: Addr) -> u64;
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is none of ours.
+    Leave(LeaveReason),
+    /// It goes to the proxy.
+    Redirect(RedirectReason),
+    /// It is refused.
+    Refuse(DropReason),
+}
+
+/// A call of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Address that the socket is bound to; unspecified if it is not.
+    pub src: Addr,
+    /// Whereto.
+    pub dst: Addr,
+    /// On which port.
+    pub dport: u16,
+    /// By which protocol.
+    pub protocol: Protocol,
+    /// The proxy calls.
+    pub by_proxy: bool,
+}
+
+/// Where a sidecar's own calls to the application come from (`InboundPassthroughBindIpv4` in istio/istio).
+pub(super) const SIDECAR_SOURCES: [Addr; 2] = [
+    Addr::v4([127, 0, 0, 6]),
+    Addr::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6]),
+];
+
+/// Judges a call of a pod.
+#[inline(always)]
+pub fn call<L: Lookup>(lookup: &L, capture: &Capture, call: &Call) -> Fate {
+    let Call {
+        src,
+        dst,
+        dport,
+        protocol,
+        by_proxy,
+    } = *call;
+    if matches!(capture.mode(), Mode::Guard) {
+        return Fate::Leave(LeaveReason::NotIncluded);
+    }
+    let own = is_own(lookup, capture, dst);
+    if own && capture.is_inside() && protocol.0 == Protocol::TCP.0 {
+        if matches!(dport, port::OUTBOUND | port::INBOUND) || (!by_proxy && port::is_way_round(dport)) {
+            return Fate::Refuse(DropReason::ProxyPort);
+        }
+        // A sidecar that calls its own pod by a Service is to be answered by its own inbound listener.
+        let calls_itself = by_proxy
+            && matches!(capture.mode(), Mode::Sidecar)
+            && capture.has_inbound()
+            && !dst.is_loopback()
+            && !dst.is_unspecified()
+            && dport != port::HBONE
+            && src != SIDECAR_SOURCES[0]
+            && src != SIDECAR_SOURCES[1];
+        if calls_itself {
+            return Fate::Redirect(RedirectReason::Inbound);
+        }
+    }
+    if by_proxy {
+        return Fate::Leave(LeaveReason::Proxy);
+    }
+    if own {
+        return Fate::Leave(LeaveReason::Own);
+    }
+    outbound(lookup, capture, dst, dport, protocol)
+}
+
+/// Whether an address is the pod's own, or stands for it.
+#[inline(always)]
+fn is_own<L: Lookup>(lookup: &L, capture: &Capture, addr: Addr) -> bool {
+    addr.is_loopback() || addr.is_unspecified() || lookup.owner(addr) == capture.netns()
+}
+
+/// Istio's order: what excludes comes first, ports before ranges (`tools/istio-iptables/pkg/capture/run.go`).
+#[inline(always)]
+fn outbound<L: Lookup>(lookup: &L, capture: &Capture, dst: Addr, dport: u16, protocol: Protocol) -> Fate {
+    let is_dns = dport == port::ASKED_DNS && capture.has_dns();
+    match protocol {
+        Protocol::TCP => {}
+        Protocol::UDP if is_dns => {}
+        Protocol(_) => return Fate::Leave(LeaveReason::Protocol),
+    }
+    let port = if capture.has_ports() {
+        lookup.port(capture.netns(), dport)
+    } else {
+        Scope::NONE
+    };
+    if port.says(Scope::EXCLUDED) {
+        return Fate::Leave(LeaveReason::ExcludedPort);
+    }
+    if is_dns {
+        return Fate::Redirect(RedirectReason::Dns);
+    }
+    let range = if capture.has_ranges() {
+        lookup.range(capture.netns(), dst)
+    } else {
+        Scope::NONE
+    };
+    if range.says(Scope::EXCLUDED) {
+        return Fate::Leave(LeaveReason::ExcludedRange);
+    }
+    if port.says(Scope::INCLUDED) || capture.has_every_range() || range.says(Scope::INCLUDED) {
+        return Fate::Redirect(RedirectReason::Outbound);
+    }
+    Fate::Leave(LeaveReason::NotIncluded)
+}
+
+/// Judges a call to a pod whose proxy listens inside, by its port.
+#[inline(always)]
+pub fn inbound<L: Lookup>(lookup: &L, capture: &Capture, dport: u16) -> Fate {
+    if matches!(dport, port::OUTBOUND | port::INBOUND) {
+        return Fate::Refuse(DropReason::ProxyPort);
+    }
+    if !capture.has_inbound() {
+        return Fate::Leave(LeaveReason::Bypass);
+    }
+    if dport == port::HBONE {
+        return Fate::Leave(LeaveReason::Hbone);
+    }
+    let scope = if capture.has_ports() {
+        lookup.port(capture.netns(), dport)
+    } else {
+        Scope::NONE
+    };
+    if scope.says(Scope::INBOUND_EXCLUDED) {
+        Fate::Leave(LeaveReason::ExcludedPort)
+    } else if capture.has_every_port() || scope.says(Scope::INBOUND_INCLUDED) {
+        Fate::Redirect(RedirectReason::Inbound)
+    } else {
+        Fate::Leave(LeaveReason::NotIncluded)
+    }
+}
+
+/// Judges a packet that a captured pod sends, on its device: with a proxy inside, a call that comes by here and should
+/// have been redirected at its socket has dodged that; with a proxy on the node, here is where it is redirected.
+#[inline(always)]
+pub fn sent<L: Lookup>(
+    lookup: &L,
+    capture: &Capture,
+    packet: &Packet,
+    by_proxy: impl FnOnce() -> bool,
+) -> Fate {
+    let tuple = &packet.tuple;
+    if tuple.protocol.0 != Protocol::TCP.0 {
+        return Fate::Leave(LeaveReason::Protocol);
+    }
+    let whole = matches!(packet.fragment, Fragment::Whole);
+    if whole && !matches!(packet.kind, Kind::Tcp(flags) if flags.opens()) {
+        return Fate::Leave(LeaveReason::Established);
+    }
+    if by_proxy() {
+        return Fate::Leave(LeaveReason::Proxy);
+    }
+    if !whole {
+        return Fate::Refuse(DropReason::TcpFragment);
+    }
+    // The node's own addresses have an owner, too: the proxy would be asked to call itself.
+    let way_round =
+        port::is_way_round(tuple.dport) || tuple.dport == capture.port_for(RedirectReason::Outbound);
+    if !capture.is_inside() && way_round && lookup.owner(tuple.dst) != 0 {
+        return Fate::Refuse(DropReason::ProxyPort);
+    }
+    match outbound(lookup, capture, tuple.dst, tuple.dport, tuple.protocol) {
+        Fate::Redirect(_) if capture.is_inside() => Fate::Refuse(DropReason::Uncaptured),
+        fate @ (Fate::Redirect(_) | Fate::Leave(_) | Fate::Refuse(_)) => fate,
+    }
+}
+
+/// What capture makes of the verdict on a packet: the proxy is held to the rules itself, so what goes to it need not be
+/// permitted to the pod; but a packet that is not the pod's, or not sound, stays refused.
+#[inline(always)]
+pub const fn overrule(verdict: Verdict, fate: Fate) -> Verdict {
+    let by_rules = match verdict {
+        Verdict::Allow(_) | Verdict::Redirect(_) => true,
+        Verdict::Deny(reason) => matches!(
+            reason,
+            DropReason::NotGateway | DropReason::NotRegistered | DropReason::Port
+        ),
+    };
+    match fate {
+        Fate::Redirect(reason) if by_rules => Verdict::Redirect(reason),
+        Fate::Refuse(reason) if by_rules => Verdict::Deny(reason),
+        Fate::Leave(_) | Fate::Redirect(_) | Fate::Refuse(_) => verdict,
+    }
+}
