@@ -71,6 +71,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Verdict::Allow(AllowReason::Neighbour) => assert_eq!(bytes[6..12], MAC, "a forged hardware address passed"),
         Verdict::Allow(reason) => panic!("let through for {reason}, which nothing gives a reason for"),
+        Verdict::Redirect(reason) => panic!("redirected for {reason}, though nothing is captured"),
         Verdict::Deny(_) => return,
     }
     // Octets behind the packet are padding: they change nothing.

@@ -235,7 +235,7 @@ impl Kernel {
                     .wait_for_cookie(frame.cookie())
                     .context("permitted by a rule, and did not arrive")?;
             }
-            Outcome::Allowed(_) | Outcome::Audited(_) => {}
+            Outcome::Allowed(_) | Outcome::Audited(_) | Outcome::Redirected(_) => {}
         }
         Ok(function)
     }

@@ -259,7 +259,7 @@ fn detach_takes_everything_away_and_finds_nothing_the_second_time() -> Result<()
             ensure!(!rig.arrives(UNREGISTERED[0], 53)?);
             let removed = dataplane::detach(&rig.options())?;
             ensure!(
-                removed.iter().filter(|line| line.starts_with("program ")).count() == 8,
+                removed.iter().filter(|line| line.starts_with("program ")).count() == 15,
                 "{removed:#?}"
             );
             let has_clsact = |device| -> Result<bool> {

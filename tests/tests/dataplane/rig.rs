@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use ebpf::{
     Addr,
     packet::Protocol,
-    rules::{Endpoint, Enforcement, GroupSet, Identity, PolicyId},
+    rules::{ABI, Endpoint, Enforcement, GroupSet, Identity, PolicyId},
 };
 use sluice::{
     dataplane::{self, AttachMode, Dataplane, Device, Options, Role},
@@ -52,7 +52,7 @@ impl Rig {
     }
 
     pub(crate) fn pin(&self, kind: &str, name: &str) -> PathBuf {
-        self.options().bpffs.join("v1").join(kind).join(name)
+        self.options().bpffs.join(format!("v{ABI}")).join(kind).join(name)
     }
 
     /// Calls `f` where the agent would be.

@@ -69,7 +69,7 @@ proptest! {
             Verdict::Allow(AllowReason::Own | AllowReason::Reply) => {}
             // Multicast on the link reaches it, and is dropped there.
             Verdict::Allow(AllowReason::Internal) if sketch.stays_on_link() => {}
-            Verdict::Allow(_) | Verdict::Deny(_) => prop_assert_eq!(early, on_the_wire),
+            Verdict::Allow(_) | Verdict::Redirect(_) | Verdict::Deny(_) => prop_assert_eq!(early, on_the_wire),
         }
     }
 }

@@ -13,7 +13,7 @@ use aya::programs::SchedClassifier;
 use ebpf::{
     Addr,
     packet::Protocol,
-    rules::{Endpoint, Enforcement, GroupSet, Identity, PolicyId},
+    rules::{ABI, Endpoint, Enforcement, GroupSet, Identity, PolicyId},
 };
 use etherparse::PacketBuilder;
 use ipnet::{IpNet, Ipv4Net};
@@ -135,7 +135,7 @@ fn measure(size: u32) -> Result<serde_json::Value> {
         changes.push(u32::try_from(applied.duration.as_micros())?);
         dataplane.settle()?;
     }
-    let pod_out_pin = SchedClassifier::from_pin(options.bpffs.join("v1/programs/pod_out"))?;
+    let pod_out_pin = SchedClassifier::from_pin(options.bpffs.join(format!("v{ABI}/programs/pod_out")))?;
     let pod_out = Program {
         fd: pod_out_pin.fd()?.as_fd().as_raw_fd(),
     };
