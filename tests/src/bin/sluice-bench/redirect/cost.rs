@@ -70,9 +70,9 @@ pub(crate) fn account(contender: &'static str, stand: &Stand) -> Result<Vec<Cost
             contender,
             program,
             runs_per_connection: runs / connections,
-            ns_per_connection: (time - runs * nothing) / connections,
+            ns_per_connection: (time - runs * nothing).max(0.0) / connections,
             runs_per_mib: stream_runs / mib,
-            ns_per_mib: (stream_time - stream_runs * nothing) / mib,
+            ns_per_mib: (stream_time - stream_runs * nothing).max(0.0) / mib,
         }
     });
     Ok(costs

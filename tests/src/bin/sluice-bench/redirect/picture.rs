@@ -19,7 +19,7 @@ const GAP: f64 = 40.0;
 /// The same in both panels.
 const UNCAPTURED: &str = "#4d4d4d";
 const SLUICE: [&str; 2] = ["#1b6ca8", "#6aaed6"];
-const IPTABLES: [&str; 2] = ["#b8860b", "#e6b65c"];
+const IPTABLES: [&str; 2] = ["#8a5a00", "#c98a2b"];
 const GOAL: &str = "#b22222";
 
 /// SVG, complete with its own style.
@@ -128,12 +128,12 @@ fn bars(svg: &mut String, contenders: &[Line], figure: usize, origin: (f64, f64)
         writeln!(
             svg,
             r#"<rect x="{x:.1}" y="{:.1}" width="{:.1}" height="{height:.1}" fill="{colour}"><title>{}: {median:.2}</title></rect>
-<text x="{:.1}" y="{:.1}" text-anchor="middle" font-size="11">{ratio:.2}</text>"#,
+<text x="{:.1}" y="{:.1}" text-anchor="middle" font-size="11" fill="white">{ratio:.2}</text>"#,
             floor - height,
             width - 4.0,
             line.name,
             x + width / 2.0 - 2.0,
-            floor - height - 4.0
+            floor - 6.0
         )?;
         x += width;
     }
