@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::facts::PodName;
 
 /// Where the proxy of an enrolled namespace listens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// In that namespace, on the ports 15001 (calls of the namespace) and 15006 (calls to it).

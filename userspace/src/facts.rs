@@ -4,8 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    path::PathBuf,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Namespace and name of a pod: how people name it.
@@ -60,9 +62,43 @@ pub enum PodNetwork {
         netns: NetnsCookie,
         /// Its devices.
         devices: Vec<PodDevice>,
+        /// Where it is.
+        path: PathBuf,
+        /// What is inside, as far as that was asked for.
+        inside: Inside,
     },
     /// The node's network namespace: told by its cgroup.
     Host(Cgroup),
+}
+
+/// What is inside a network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Inside {
+    /// Addresses of its devices, but for loopback and link-local ones.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its routes.
+    pub routes: Vec<Route>,
+}
+
+/// How much of the inside of a network namespace is asked for; each is all that is before it, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Depth {
+    /// Its devices.
+    #[default]
+    Devices,
+    /// Its addresses.
+    Addresses,
+    /// Its routes.
+    Routes,
+}
+
+/// A route of the main table to a range of which no other route there has a better metric.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Route {
+    /// Whereto.
+    pub range: IpNet,
+    /// The devices that it goes out by.
+    pub devices: Vec<String>,
 }
 
 /// What the agent found.
@@ -72,4 +108,10 @@ pub struct Facts {
     pub own_addresses: BTreeSet<IpAddr>,
     /// Where the local pods' packets come from, or why that is not known (yet).
     pub pods: BTreeMap<PodName, Result<PodNetwork, String>>,
+    /// The same for namespaces that somebody has enrolled, by their paths.
+    pub enrolled: BTreeMap<PathBuf, Result<PodNetwork, String>>,
+    /// The cgroups that settings, enrolments and annotations name, or why one is none.
+    pub cgroups: BTreeMap<PathBuf, Result<Cgroup, String>>,
+    /// The node's own network namespace.
+    pub netns: Option<NetnsCookie>,
 }

@@ -13,6 +13,7 @@ pub mod check;
 pub mod cli;
 pub mod dataplane;
 pub mod desired;
+pub mod enrolled;
 pub mod facts;
 pub mod inpod;
 pub mod names;

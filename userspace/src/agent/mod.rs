@@ -32,6 +32,7 @@ use crate::{
     api::server::{self, Command},
     names::NameServer,
     node,
+    project::CaptureSettings,
 };
 
 /// What the agent is told at its start.
@@ -64,6 +65,9 @@ pub struct Settings {
     /// The DNS server to resolve ServiceEntries' names with, instead of those in /etc/resolv.conf.
     #[arg(long, value_name = "IP[:PORT]")]
     pub resolver: Option<NameServer>,
+    /// Whose connections go to the node proxy.
+    #[command(flatten)]
+    pub capture: CaptureSettings,
 }
 
 /// The cgroup to hook calls at, if none is named: only a whole node's root, never the root around a node that is but a

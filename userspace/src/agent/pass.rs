@@ -23,7 +23,7 @@ use crate::{
     names::{Names, Resolver},
     node::{self, Node, Role, View},
     problem::{Problem, Severity},
-    project::{Input, Projection, internal, project, wanted_names},
+    project::{self, Input, Projection, internal, project, wanted_names},
     source::{Directory, Stores},
 };
 
@@ -137,6 +137,9 @@ impl Agent {
             facts: &self.facts,
             names: &self.names,
             internal: &self.settings.internal,
+            capture: &self.settings.capture,
+            enrolled: &[],
+            proxies: &[],
         })
     }
 
@@ -167,8 +170,19 @@ impl Agent {
     async fn find_pods(&mut self, view: &View) -> Facts {
         let mut facts = Facts {
             own_addresses: view.addresses.clone(),
-            pods: BTreeMap::new(),
+            netns: node::cookie().ok(),
+            ..Facts::default()
         };
+        let capture = &self.settings.capture;
+        let named = self
+            .stores
+            .pods
+            .values()
+            .filter_map(|pod| pod.proxy_cgroup.as_ref());
+        for path in capture.cgroups().chain(named) {
+            let found = node::cgroup(path).map_err(|error| error.to_string());
+            facts.cgroups.insert(path.clone(), found);
+        }
         for pod in self
             .stores
             .pods
@@ -177,7 +191,12 @@ impl Agent {
         {
             let found = match (&pod.netns, &pod.cgroup) {
                 (_, Some(path)) if pod.host_network => node::cgroup(path).map(PodNetwork::Host),
-                (Some(path), _) if !pod.host_network => self.node.pod(path, view).await,
+                (Some(path), _) if !pod.host_network => {
+                    let namespace = self.stores.namespaces.get(&pod.name.namespace);
+                    let labels = namespace.map(|namespace| &namespace.labels);
+                    let depth = project::depth(pod, labels, &[], capture);
+                    self.node.pod(path, view, depth).await
+                }
                 (Some(_) | None, _) => continue,
             };
             facts
@@ -336,7 +355,7 @@ fn identities(facts: &Facts) -> BTreeMap<Identity, PodName> {
     let mut identities = BTreeMap::new();
     for (pod, network) in &facts.pods {
         match network {
-            Ok(PodNetwork::Own { netns, devices }) => {
+            Ok(PodNetwork::Own { netns, devices, .. }) => {
                 identities.insert(Identity::Netns(netns.0), pod.clone());
                 identities.extend(
                     devices

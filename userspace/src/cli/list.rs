@@ -43,22 +43,28 @@ fn table(what: What, answer: &serde_json::Value) -> anyhow::Result<()> {
                 "POLICIES",
                 "ADDRESSES",
                 "DEVICE",
+                "CAPTURE",
                 "PENDING",
             ]);
             for row in rows {
-                table.row(
-                    [
-                        "pod",
-                        "role",
-                        "mode",
-                        "on_deny",
-                        "policies",
-                        "addresses",
-                        "devices",
-                        "pending",
-                    ]
-                    .map(|field| cell(row, field)),
-                );
+                let capture = match cell(row, "capture") {
+                    mode if mode.is_empty() => format!("none ({})", cell(row, "not_captured")),
+                    mode => mode,
+                };
+                let [pod, role, mode, on_deny, policies, addresses, devices, pending] = [
+                    "pod",
+                    "role",
+                    "mode",
+                    "on_deny",
+                    "policies",
+                    "addresses",
+                    "devices",
+                    "pending",
+                ]
+                .map(|field| cell(row, field));
+                table.row([
+                    pod, role, mode, on_deny, policies, addresses, devices, capture, pending,
+                ]);
             }
             table
         }

@@ -183,7 +183,7 @@ mod tests {
     fn the_name_of_a_pin_reads_back() {
         let pins = Pins::new(Path::new("/x"));
         let path = pins.device_link(IfIndex(7), "node_out_ip");
-        assert_eq!(path, Path::new("/x/v1/links/7-node_out_ip"));
+        assert_eq!(path, Path::new("/x").join(format!("v{ABI}/links/7-node_out_ip")));
         assert_eq!(
             parse_device_link("7-node_out_ip"),
             Some((IfIndex(7), "node_out_ip"))

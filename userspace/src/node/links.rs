@@ -236,7 +236,7 @@ fn is_default(route: &RouteMessage) -> bool {
     family && route.header.destination_prefix_length == 0
 }
 
-fn outputs(route: &RouteMessage) -> Vec<u32> {
+pub(super) fn outputs(route: &RouteMessage) -> Vec<u32> {
     let mut devices = Vec::new();
     for attribute in &route.attributes {
         if let RouteAttribute::Oif(index) = attribute {

@@ -2,6 +2,7 @@
 //!
 //! The network namespace that the agent runs in is the node.
 
+mod inside;
 mod links;
 mod netns;
 
@@ -22,7 +23,10 @@ use rtnetlink::{Handle, MulticastGroup};
 
 pub use self::links::{Link, Role};
 use self::netns::Namespace;
-use crate::facts::{Cgroup, PodDevice, PodNetwork};
+use crate::{
+    facts::{Cgroup, Depth, NetnsCookie, PodDevice, PodNetwork},
+    sys,
+};
 
 /// Why something about the node cannot be known.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +128,11 @@ impl Node {
         self.namespaces.clear();
     }
 
+    /// Looks anew into this namespace the next time: something inside has changed, of which the node is not told.
+    pub fn forget(&mut self, path: &Path) {
+        self.namespaces.remove(path);
+    }
+
     /// Looks at all devices and addresses. `uplinks` are devices that are uplinks whatever they look like.
     pub async fn look(&self, uplinks: &[String]) -> Result<View, Error> {
         let routes = links::default_routes(&self.handle).await?;
@@ -133,9 +142,11 @@ impl Node {
     }
 
     /// Finds a pod's devices from its namespace: those of the node whose other side is in there, as both sides say.
-    pub async fn pod(&mut self, path: &Path, view: &View) -> Result<PodNetwork, Error> {
-        if !self.namespaces.contains_key(path) {
-            let namespace = Namespace::inspect(path.to_owned(), self.handle.clone()).await?;
+    /// `depth` says how much of what is inside shall be known.
+    pub async fn pod(&mut self, path: &Path, view: &View, depth: Depth) -> Result<PodNetwork, Error> {
+        let is_known = |namespace: &Namespace| namespace.is_as_deep_as(depth);
+        if !self.namespaces.get(path).is_some_and(is_known) {
+            let namespace = Namespace::inspect(path.to_owned(), self.handle.clone(), depth).await?;
             self.namespaces.insert(path.to_owned(), namespace);
         }
         let namespace = &self.namespaces[path];
@@ -161,8 +172,15 @@ impl Node {
         Ok(PodNetwork::Own {
             netns: namespace.cookie,
             devices,
+            path: path.to_owned(),
+            inside: namespace.inside.clone(),
         })
     }
+}
+
+/// The network namespace of the calling thread: the node.
+pub fn cookie() -> io::Result<NetnsCookie> {
+    sys::cookie()
 }
 
 /// Where the second version of cgroups is mounted.

@@ -18,10 +18,13 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::Handle;
 
 use super::{
-    Error,
+    Error, inside,
     links::{self, Inner},
 };
-use crate::{facts::NetnsCookie, sys};
+use crate::{
+    facts::{Depth, Inside, NetnsCookie},
+    sys,
+};
 
 /// A network namespace.
 #[derive(Clone, Debug)]
@@ -31,11 +34,14 @@ pub(super) struct Namespace {
     pub(super) id: i32,
     /// Its devices that have another side.
     pub(super) links: Vec<Inner>,
+    /// What else is inside, as far as it was looked at.
+    pub(super) inside: Inside,
+    depth: Depth,
 }
 
 impl Namespace {
     /// Looks at the namespace at `path`; `node` asks the node's side.
-    pub(super) async fn inspect(path: PathBuf, mut node: Handle) -> Result<Self, Error> {
+    pub(super) async fn inspect(path: PathBuf, mut node: Handle, depth: Depth) -> Result<Self, Error> {
         let file = open(&path).map_err(|source| Error::Path {
             path: path.clone(),
             source,
@@ -49,8 +55,8 @@ impl Namespace {
             source,
         })?;
         let place = path.clone();
-        let looked = tokio::task::spawn_blocking(move || look_inside(file, &place)).await;
-        let (cookie, links) = looked.map_err(|error| Error::Inspect {
+        let looked = tokio::task::spawn_blocking(move || look_inside(file, &place, depth)).await;
+        let (cookie, links, inside) = looked.map_err(|error| Error::Inspect {
             path: path.clone(),
             source: error.into(),
         })??;
@@ -59,7 +65,18 @@ impl Namespace {
         }
         // A namespace that no device of the node leads to has no number here.
         let id = id.ok_or(Error::NoDevice(path))?;
-        Ok(Self { cookie, id, links })
+        Ok(Self {
+            cookie,
+            id,
+            links,
+            inside,
+            depth,
+        })
+    }
+
+    /// Whether as much is known of it as is asked for. What has no address yet will get one, without a word to the node.
+    pub(super) fn is_as_deep_as(&self, depth: Depth) -> bool {
+        depth == Depth::Devices || (self.depth >= depth && !self.inside.addresses.is_empty())
     }
 }
 
@@ -72,12 +89,12 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Asks from inside, on a thread of its own: a thread that has been elsewhere is not used again.
-fn look_inside(file: File, path: &Path) -> Result<(NetnsCookie, Vec<Inner>), Error> {
+fn look_inside(file: File, path: &Path, depth: Depth) -> Result<(NetnsCookie, Vec<Inner>, Inside), Error> {
     let inspect = |source| Error::Inspect {
         path: path.to_owned(),
         source,
     };
-    let ask = move || -> Result<(NetnsCookie, Vec<Inner>), Error> {
+    let ask = move || -> Result<(NetnsCookie, Vec<Inner>, Inside), Error> {
         setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Path {
             path: path.to_owned(),
             source: errno.into(),
@@ -87,14 +104,17 @@ fn look_inside(file: File, path: &Path) -> Result<(NetnsCookie, Vec<Inner>), Err
             .enable_io()
             .build()
             .map_err(inspect)?;
-        let links = runtime.block_on(async {
+        let (links, inside) = runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection().map_err(inspect)?;
             tokio::spawn(connection);
-            links::inner(&handle)
+            let other = |error| inspect(io::Error::other(error));
+            let links = links::inner(&handle).await.map_err(other)?;
+            let inside = inside::look(&handle, depth)
                 .await
-                .map_err(|error| inspect(io::Error::other(error)))
+                .map_err(|error| inspect(io::Error::other(error)))?;
+            Ok::<_, Error>((links, inside))
         })?;
-        Ok((cookie, links))
+        Ok((cookie, links, inside))
     };
     thread::scope(|scope| scope.spawn(ask).join())
         .unwrap_or_else(|_| Err(inspect(io::Error::other("the thread inside it panicked"))))

@@ -8,16 +8,19 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Invalid, Labels, ObjectName, parse_ip, parse_net};
+use super::{Invalid, Labels, Mesh, ObjectName, parse_ip, parse_net};
 use crate::facts::PodName;
 
 /// Annotation of a Pod: path of its network namespace, where no container runtime can be asked for it.
 pub const NETNS_ANNOTATION: &str = "sluice.dev/netns";
 /// Annotation of a Pod in the node's network namespace: path of its cgroup, below the root of the hierarchy.
 pub const CGROUP_ANNOTATION: &str = "sluice.dev/cgroup";
+/// Annotation of a Pod: path of the cgroup of the proxy that captures it, as that of its sidecar's container.
+pub const PROXY_CGROUP_ANNOTATION: &str = "sluice.dev/proxy-cgroup";
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const DEFAULT_NAMESPACE: &str = "default";
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Namespace {
 pub struct Pod {
     /// Its namespace and name.
     pub name: PodName,
+    /// Its `metadata.uid`; a manifest has none.
+    pub uid: Option<String>,
     /// Its labels.
     pub labels: Labels,
     /// The node that it is bound to.
@@ -58,6 +63,12 @@ pub struct Pod {
     pub netns: Option<PathBuf>,
     /// Where its cgroup is ([`CGROUP_ANNOTATION`]).
     pub cgroup: Option<PathBuf>,
+    /// Where the cgroup of its proxy is ([`PROXY_CGROUP_ANNOTATION`]).
+    pub proxy_cgroup: Option<PathBuf>,
+    /// The name of its service account.
+    pub service_account: String,
+    /// What of it is the mesh's.
+    pub mesh: Mesh,
 }
 
 impl Pod {
@@ -150,12 +161,19 @@ impl TryFrom<api::Pod> for Pod {
         Ok(Self {
             name: PodName { namespace, name },
             labels: pod.metadata.labels.unwrap_or_default(),
-            node: spec.node_name.filter(|node| !node.is_empty()),
+            node: spec.node_name.clone().filter(|node| !node.is_empty()),
             host_network: spec.host_network.unwrap_or_default(),
             addresses,
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             netns: annotations.remove(NETNS_ANNOTATION).map(PathBuf::from),
             cgroup: annotations.remove(CGROUP_ANNOTATION).map(PathBuf::from),
+            proxy_cgroup: annotations.remove(PROXY_CGROUP_ANNOTATION).map(PathBuf::from),
+            mesh: Mesh::new(annotations, &spec),
+            service_account: spec
+                .service_account_name
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
+            uid: pod.metadata.uid,
         })
     }
 }

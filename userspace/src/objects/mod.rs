@@ -6,7 +6,9 @@
 mod addr;
 mod core;
 mod egress_policy;
+mod enablement;
 mod gateway;
+mod mesh;
 mod selector;
 mod service_entry;
 
@@ -17,13 +19,18 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::addr::covers_mapped;
 pub use self::{
     addr::{canonical_net, host_net, parse_ip, parse_net},
-    core::{CGROUP_ANNOTATION, EndpointSlice, NETNS_ANNOTATION, Namespace, Node, Pod, Service},
+    core::{
+        CGROUP_ANNOTATION, EndpointSlice, NETNS_ANNOTATION, Namespace, Node, PROXY_CGROUP_ANNOTATION, Pod,
+        Service,
+    },
     egress_policy::{
         Block, EgressPolicy, Exception, GatewayDestinations, GatewayPods, GatewayRef, Mode, OnDeny,
         PortRange, Subjects,
         raw::{EgressPolicyManifest, FieldError as PolicyFieldError},
     },
+    enablement::{Enablement, EnablementError},
     gateway::{GATEWAY_NAME_LABEL, Gateway, GatewayManifest},
+    mesh::{DISABLE_ENVOY, Mesh, SIDECAR_DNS, SIDECAR_STATUS, Sidecar, parse_bool},
     selector::{Labels, NAMESPACE_NAME_LABEL, Operator, Requirement, Selector},
     service_entry::{
         EndpointAddress, EntryEndpoint, EntryPort, Resolution, ServiceEntry, ServiceEntryManifest,

@@ -8,7 +8,7 @@ use ebpf::{
 };
 
 use super::{
-    Input,
+    Input, capture,
     numbers::Numbers,
     permissions::{Held, Table},
     policies::{Policies, Selecting},
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How many levels of cgroups can be told apart.
-const CGROUP_LEVELS: u32 = u32::BITS;
+pub(super) const CGROUP_LEVELS: u32 = u32::BITS;
 
 /// A pod of this node.
 pub(super) struct Local<'a> {
@@ -42,12 +42,14 @@ pub(super) struct Endpoints<'a> {
 impl<'a> Endpoints<'a> {
     pub(super) fn new(input: &Input<'a>, policies: &Policies<'a>) -> Self {
         let pods = input.stores.pods.values().map(|pod| &**pod);
-        let local = pods.filter(|pod| !pod.finished && pod.is_local(input.node));
+        let local = pods
+            .filter(|pod| !pod.finished && (pod.is_local(input.node) || capture::is_enrolled(input, pod)));
         let mut pods: Vec<_> = local.map(|pod| Local::new(input, policies, pod)).collect();
         find_twins(&mut pods);
         let known = pods.iter().filter(|local| local.pending.is_none());
         let tables: BTreeSet<_> = known
             .filter_map(|local| local.held.as_ref().map(|held| held.table.clone()))
+            .chain(capture::is_held(input).then(Table::default))
             .collect();
         let mut numbers = Numbers::default();
         let number = |table: Table| {
@@ -73,6 +75,11 @@ impl<'a> Endpoints<'a> {
             .and_then(|held| self.tables.get(&held.table).copied())
     }
 
+    /// The number of no permissions at all, if that is in use.
+    pub(super) fn policy_of_nobody(&self) -> Option<PolicyId> {
+        self.tables.get(&Table::default()).copied()
+    }
+
     /// Writes them down.
     pub(super) fn finish(&self, desired: &mut Desired) {
         for local in self.pods.iter().filter(|local| local.pending.is_none()) {
@@ -87,7 +94,7 @@ impl<'a> Endpoints<'a> {
     }
 }
 
-fn hold(endpoint: Endpoint, held: Option<(&Held, PolicyId)>) -> Endpoint {
+pub(super) fn hold(endpoint: Endpoint, held: Option<(&Held, PolicyId)>) -> Endpoint {
     let Some((held, policy)) = held else {
         return endpoint;
     };
@@ -107,7 +114,7 @@ impl<'a> Local<'a> {
             held: None,
             pending: None,
         };
-        match input.facts.pods.get(&pod.name) {
+        match capture::network_of(input, &pod.name) {
             Some(Ok(network)) => local.network = Some(network),
             Some(Err(reason)) => local.pending = Some(reason.clone()),
             None => local.pending = Some("it has not been looked for yet".to_owned()),
@@ -143,7 +150,7 @@ impl<'a> Local<'a> {
             Some(PodNetwork::Host(Cgroup { id, level: _ })) => {
                 vec![(Identity::Cgroup(*id), Endpoint::new(0, [0; 6], None, None))]
             }
-            Some(PodNetwork::Own { netns, devices }) => {
+            Some(PodNetwork::Own { netns, devices, .. }) => {
                 let endpoint = |device: &crate::facts::PodDevice| {
                     Endpoint::new(device.index.0, device.mac, address(true), address(false))
                 };
@@ -162,7 +169,7 @@ impl<'a> Local<'a> {
 /// Why a pod cannot be told apart from others, or its addresses from others'.
 fn unusable(network: &PodNetwork, pod: &Pod) -> Option<String> {
     match network {
-        PodNetwork::Own { netns: _, devices } => {
+        PodNetwork::Own { devices, .. } => {
             if devices.is_empty() {
                 Some("its network namespace has no device on this node".to_owned())
             } else if devices.iter().any(|device| device.index == IfIndex(0)) {

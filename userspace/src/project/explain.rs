@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EnforcementMode, Input, InternalRange, Role, internal, permissions,
+    EnforcementMode, Input, InternalRange, Role, capture, internal, permissions,
     policies::{Policies, Selecting},
     ports::PortSet,
     registry,
@@ -105,11 +105,7 @@ pub fn explain(
 ) -> Option<Explanation> {
     let stored = input.stores.pods.get(pod)?;
     let policies = Policies::new(input.stores);
-    let network = input
-        .facts
-        .pods
-        .get(pod)
-        .and_then(|network| network.as_ref().ok());
+    let network = capture::network_of(input, pod).and_then(|network| network.as_ref().ok());
     let host = stored.host_network && !matches!(network, Some(PodNetwork::Own { .. }));
     let mut inside = Vec::new();
     internal::each(input, |range, source| {

@@ -7,6 +7,7 @@
 //! - What is not known is not permitted: a pod that cannot be told apart from others gets no endpoint, and the
 //!   programs drop what comes from nobody.
 
+mod capture;
 mod destinations;
 mod endpoints;
 mod explain;
@@ -22,11 +23,16 @@ use ebpf::rules::Enforcement;
 use ipnet::IpNet;
 
 use self::{
+    capture::Captures,
     destinations::{Covered, Destinations},
     endpoints::Endpoints,
     policies::Policies,
 };
 pub use self::{
+    capture::{
+        AmbientSelectors, CaptureMode, Captured, CapturedPod, Eligible, NotCaptured, Proxy,
+        Settings as CaptureSettings, Workload, depth, eligible,
+    },
     explain::{Because, Contribution, Explanation, PolicyExplanation, explain},
     internal::{InternalSource, internal},
     registry::{registry, wanted_names},
@@ -37,6 +43,7 @@ pub use self::{
 };
 use crate::{
     desired::{Desired, Rule},
+    enrolled::Enrolled,
     facts::Facts,
     names::Names,
     objects::Mode,
@@ -56,6 +63,12 @@ pub struct Input<'a> {
     pub names: &'a Names,
     /// Ranges that the operator says are inside the cluster.
     pub internal: &'a [IpNet],
+    /// What the operator says of capture.
+    pub capture: &'a capture::Settings,
+    /// Network namespaces that are captured because somebody said so.
+    pub enrolled: &'a [Enrolled],
+    /// The cgroups of the ztunnels that are connected, the newest first.
+    pub proxies: &'a [Proxy],
 }
 
 /// What they make.
@@ -65,6 +78,8 @@ pub struct Projection {
     pub desired: Desired,
     /// What people should know of it.
     pub report: Report,
+    /// The captured network namespaces.
+    pub captured: Captured,
 }
 
 /// Makes rules of objects.
@@ -89,9 +104,16 @@ pub fn project(input: &Input<'_>) -> Projection {
                 }));
         }
     }
-    let report = report::report(input, &policies, &endpoints, desired.enforcement);
+    let mut captures = Captures::new(input, &endpoints);
+    let report = report::report(input, &policies, &endpoints, &captures, desired.enforcement);
     endpoints.finish(&mut desired);
-    Projection { desired, report }
+    let pods = std::mem::take(&mut captures.pods);
+    captures.finish(&endpoints, input, &mut desired);
+    Projection {
+        desired,
+        report,
+        captured: pods,
+    }
 }
 
 fn enforcement(stores: &Stores) -> Enforcement {

@@ -1,7 +1,7 @@
 //! EgressPolicy, our own kind: who is held to what.
 
 pub(super) mod raw;
-mod validate;
+pub(super) mod validate;
 
 use ebpf::packet::Protocol;
 use ipnet::IpNet;

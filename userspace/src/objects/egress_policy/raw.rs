@@ -26,15 +26,15 @@ pub struct FieldError {
 pub struct FieldPath(String);
 
 impl FieldPath {
-    pub(super) fn new(path: &str) -> Self {
+    pub(in crate::objects) fn new(path: &str) -> Self {
         Self(path.to_owned())
     }
 
-    pub(super) fn field(&self, name: &str) -> Self {
+    pub(in crate::objects) fn field(&self, name: &str) -> Self {
         Self(format!("{}.{name}", self.0))
     }
 
-    pub(super) fn index(&self, index: usize) -> Self {
+    pub(in crate::objects) fn index(&self, index: usize) -> Self {
         Self(format!("{}[{index}]", self.0))
     }
 
@@ -159,7 +159,7 @@ pub(super) enum Protocol {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct LabelSelector {
+pub(in crate::objects) struct LabelSelector {
     #[serde(default)]
     pub(super) match_labels: BTreeMap<String, String>,
     #[serde(default)]

@@ -256,7 +256,11 @@ fn port_number(at: &FieldPath, number: &Spanned<i64>) -> Result<u16, FieldError>
     }
 }
 
-fn selector(at: &FieldPath, selector: raw::LabelSelector) -> Result<Selector, FieldError> {
+/// Reads a selector as Kubernetes would.
+pub(in crate::objects) fn selector(
+    at: &FieldPath,
+    selector: raw::LabelSelector,
+) -> Result<Selector, FieldError> {
     let raw::LabelSelector {
         match_labels,
         match_expressions,

@@ -7,6 +7,7 @@ use ebpf::rules::Enforcement;
 use super::{
     super::{
         Input,
+        capture::{Captures, NotCaptured},
         endpoints::{Endpoints, Local},
         internal, permissions,
         policies::Policies,
@@ -33,6 +34,7 @@ pub(in super::super) fn report(
     input: &Input<'_>,
     policies: &Policies<'_>,
     endpoints: &Endpoints<'_>,
+    captures: &Captures,
     enforcement: Enforcement,
 ) -> Report {
     let stores = input.stores;
@@ -66,6 +68,7 @@ pub(in super::super) fn report(
     }
     findings::of_endpoints(&endpoints.pods, enforcement, &mut problems);
     findings::of_ranges(input, &mut problems);
+    problems.extend(captures.problems.iter().cloned());
     problems.sort_by_key(|problem| Reverse(problem.severity));
     Report {
         node: input.node.to_owned(),
@@ -74,7 +77,7 @@ pub(in super::super) fn report(
         endpoints: endpoints
             .pods
             .iter()
-            .map(|local| endpoint_report(endpoints, local))
+            .map(|local| endpoint_report(endpoints, captures, local))
             .collect(),
         policies: reports,
         totals,
@@ -138,7 +141,7 @@ fn gateway_report<'a>(input: &Input<'a>, policies: &Policies<'a>, gateway: &'a G
     }
 }
 
-fn endpoint_report(endpoints: &Endpoints<'_>, local: &Local<'_>) -> EndpointReport {
+fn endpoint_report(endpoints: &Endpoints<'_>, captures: &Captures, local: &Local<'_>) -> EndpointReport {
     let Local {
         pod,
         network,
@@ -147,11 +150,13 @@ fn endpoint_report(endpoints: &Endpoints<'_>, local: &Local<'_>) -> EndpointRepo
         pending,
     } = local;
     let counts = permissions::mode(selecting);
+    let capture = captures.of_pods.get(&pod.name).copied();
+    let capture = capture.unwrap_or(Err(NotCaptured::Pending));
     EndpointReport {
         pod: pod.name.clone(),
         addresses: pod.addresses.clone(),
         devices: match network {
-            Some(PodNetwork::Own { netns: _, devices }) => devices.clone(),
+            Some(PodNetwork::Own { devices, .. }) => devices.clone(),
             Some(PodNetwork::Host(_)) | None => Vec::new(),
         },
         host_network: match network {
@@ -176,6 +181,8 @@ fn endpoint_report(endpoints: &Endpoints<'_>, local: &Local<'_>) -> EndpointRepo
         on_deny: held.as_ref().map(|held| held.on_deny),
         policy_id: endpoints.policy_of(local).map(|policy| policy.0),
         pending: pending.clone(),
+        capture: capture.ok(),
+        not_captured: capture.err(),
         origin: pod.origin.clone(),
     }
 }

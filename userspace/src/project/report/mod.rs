@@ -11,7 +11,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::build::report;
-use super::InternalSource;
+use super::{
+    InternalSource,
+    capture::{CaptureMode, NotCaptured},
+};
 use crate::{
     facts::{PodDevice, PodName},
     objects::{Host, ObjectName, ObjectRef, OnDeny},
@@ -101,6 +104,10 @@ pub struct EndpointReport {
     pub policy_id: Option<u32>,
     /// Why it is not in the kernel (yet). While it is not, what it sends is dropped where a policy enforces.
     pub pending: Option<String>,
+    /// How its connections reach the node proxy; absent if they do not.
+    pub capture: Option<CaptureMode>,
+    /// Why they do not.
+    pub not_captured: Option<NotCaptured>,
     /// Where it is written.
     pub origin: Origin,
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ebpf::{
     Addr,
+    capture::{self, Scope},
     decide::{Lookup, Verdict, call},
     flow::{Flow, FlowKey, FragmentKey},
     packet::{Protocol, Tuple},
@@ -11,7 +12,10 @@ use ebpf::{
 };
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::desired::{Desired, Ports};
+use crate::{
+    desired::{Desired, Ports},
+    facts::NetnsCookie,
+};
 
 /// Rules as the programs would look them up.
 pub(super) struct Kernel<'a>(pub(super) &'a Desired);
@@ -92,5 +96,26 @@ impl Lookup for Kernel<'_> {
 
     fn now_ns(&self) -> u64 {
         0
+    }
+}
+
+impl capture::Lookup for Kernel<'_> {
+    fn range(&self, netns: u64, addr: Addr) -> Scope {
+        let addr = Ipv6Addr::from(addr.octets());
+        let own = self.0.ranges.iter().filter(|((of, _), _)| of.0 == netns);
+        let covering = own.map(|((_, net), scope)| (mapped(net), scope));
+        let longest = covering
+            .filter(|(net, _)| net.contains(&addr))
+            .max_by_key(|(net, _)| net.prefix_len());
+        longest.map_or(Scope::NONE, |(_, scope)| *scope)
+    }
+
+    fn port(&self, netns: u64, port: u16) -> Scope {
+        let key = (NetnsCookie(netns), port);
+        self.0.ports.get(&key).copied().unwrap_or_default()
+    }
+
+    fn owner(&self, addr: Addr) -> u64 {
+        self.0.owners.get(&addr).map_or(0, |netns| netns.0)
     }
 }

@@ -1,3 +1,6 @@
+mod capture_model;
+mod captured;
+mod eligible;
 mod kernel;
 mod model;
 mod registry;
@@ -15,9 +18,10 @@ use ebpf::{
 use ipnet::IpNet;
 
 use self::kernel::Kernel;
-use super::{Input, Projection, project};
+use super::{Input, Projection, Proxy, capture, project};
 use crate::{
-    facts::{Cgroup, Facts, IfIndex, NetnsCookie, PodDevice, PodName, PodNetwork},
+    enrolled::Enrolled,
+    facts::{Cgroup, Facts, IfIndex, Inside, NetnsCookie, PodDevice, PodName, PodNetwork},
     names::{Names, Resolved},
     objects::Host,
     source::{Directory, Stores},
@@ -33,6 +37,9 @@ struct World {
     facts: Facts,
     names: Names,
     internal: Vec<IpNet>,
+    capture: capture::Settings,
+    enrolled: Vec<Enrolled>,
+    proxies: Vec<Proxy>,
 }
 
 impl World {
@@ -47,6 +54,9 @@ impl World {
             facts: Facts::default(),
             names: Names::default(),
             internal: vec!["10.0.0.0/8".parse().expect("a prefix")],
+            capture: capture::Settings::default(),
+            enrolled: Vec::new(),
+            proxies: Vec::new(),
         };
         let local = world.stores.pods.values().filter(|pod| pod.is_local(NODE));
         for (number, pod) in (1..).zip(local) {
@@ -86,6 +96,9 @@ impl World {
             facts,
             names,
             internal,
+            capture,
+            enrolled,
+            proxies,
         } = self;
         Input {
             node: NODE,
@@ -93,6 +106,9 @@ impl World {
             facts,
             names,
             internal,
+            capture,
+            enrolled,
+            proxies,
         }
     }
 
@@ -102,7 +118,7 @@ impl World {
 
     fn identity(&self, pod: &str) -> Identity {
         match &self.facts.pods[&pod_name(pod)] {
-            Ok(PodNetwork::Own { netns, devices: _ }) => Identity::Netns(netns.0),
+            Ok(PodNetwork::Own { netns, .. }) => Identity::Netns(netns.0),
             Ok(PodNetwork::Host(cgroup)) => Identity::Cgroup(cgroup.id),
             Err(reason) => panic!("{pod}: {reason}"),
         }
@@ -150,6 +166,8 @@ fn own(number: u32) -> PodNetwork {
     PodNetwork::Own {
         netns: NetnsCookie(u64::from(number)),
         devices: vec![device],
+        path: format!("/run/netns/{number}").into(),
+        inside: Inside::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     objects::{
         Block, EgressPolicy, EntryPort, Exception, GatewayDestinations, GatewayPods, GatewayRef, Labels,
-        Mode, ObjectName, OnDeny, Pod, PortRange, Resolution, Selector, ServiceEntry, Stored, Subjects,
+        Mesh, Mode, ObjectName, OnDeny, Pod, PortRange, Resolution, Selector, ServiceEntry, Stored, Subjects,
     },
     problem::Origin,
     source::AnyObject,
@@ -133,6 +133,9 @@ fn world(policies: Vec<EgressPolicy>, entries: Vec<ServiceEntry>, internal: Vec<
         facts: Facts::default(),
         names: Names::default(),
         internal,
+        capture: capture::Settings::default(),
+        enrolled: Vec::new(),
+        proxies: Vec::new(),
     };
     let mut objects = Vec::new();
     for app in 0..3 {
@@ -140,6 +143,7 @@ fn world(policies: Vec<EgressPolicy>, entries: Vec<ServiceEntry>, internal: Vec<
         world.facts.pods.insert(name.clone(), Ok(own(u32::from(app) + 1)));
         objects.push(AnyObject::Pod(stored(Pod {
             name,
+            uid: None,
             labels: labels(app),
             node: Some(NODE.into()),
             host_network: false,
@@ -148,6 +152,9 @@ fn world(policies: Vec<EgressPolicy>, entries: Vec<ServiceEntry>, internal: Vec<
             finished: false,
             netns: None,
             cgroup: None,
+            proxy_cgroup: None,
+            service_account: "default".into(),
+            mesh: Mesh::default(),
         })));
     }
     for (number, policy) in policies.into_iter().enumerate() {

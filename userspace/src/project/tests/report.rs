@@ -126,6 +126,8 @@ fn its_json_is_a_contract() {
           "on_deny": "reject",
           "policy_id": 1,
           "pending": null,
+          "capture": null,
+          "not_captured": "off",
           "origin": {
             "file": "all.yaml",
             "line": 22

@@ -230,7 +230,11 @@ fn who_cannot_be_told_is_not_in_the_kernel() {
     let first = own(1);
     world.facts.pods.insert(pod_name("egress/gw"), Ok(first.clone()));
     world.facts.pods.insert(pod_name("team/a"), Ok(first));
-    let Projection { desired, report } = world.project();
+    let Projection {
+        desired,
+        report,
+        captured: _,
+    } = world.project();
     let known: Vec<_> = desired
         .endpoints
         .values()
@@ -276,6 +280,8 @@ fn every_device_of_a_pod_is_its_own() {
     let network = PodNetwork::Own {
         netns: NetnsCookie(50),
         devices: vec![device(51), device(52)],
+        path: "/run/netns/50".into(),
+        inside: Inside::default(),
     };
     world.facts.pods.insert(pod_name("team/a"), Ok(network));
     let desired = world.project().desired;
