@@ -53,12 +53,12 @@ impl Enrolments {
     /// Takes one away.
     pub(super) fn remove(&mut self, netns: &Path) -> anyhow::Result<Enrolled> {
         let Some(enrolled) = self.held.remove(netns) else {
-            let known: Vec<_> = self
-                .held
-                .keys()
-                .map(|path| path.display().to_string())
-                .collect();
-            let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+            let known: Vec<_> = self.held.keys().map(|path| path.display().to_string()).collect();
+            let known = if known.is_empty() {
+                "nothing".to_owned()
+            } else {
+                known.join(", ")
+            };
             bail!("{} is not enrolled (enrolled is {known})", netns.display());
         };
         self.write()?;
@@ -93,8 +93,20 @@ mod tests {
         let mut next = Enrolments::open(dir.path()).expect("what the first has written");
         assert_eq!(next.all(), [enrolled.clone()]);
         assert_eq!(next.remove(&enrolled.netns).expect("it is there"), enrolled);
-        let error = next.remove(Path::new("/run/netns/b")).expect_err("it is not there");
-        assert!(error.to_string().contains("is not enrolled (enrolled is nothing)"), "{error}");
-        assert!(Enrolments::open(dir.path()).expect("an empty list").all().is_empty());
+        let error = next
+            .remove(Path::new("/run/netns/b"))
+            .expect_err("it is not there");
+        assert!(
+            error
+                .to_string()
+                .contains("is not enrolled (enrolled is nothing)"),
+            "{error}"
+        );
+        assert!(
+            Enrolments::open(dir.path())
+                .expect("an empty list")
+                .all()
+                .is_empty()
+        );
     }
 }

@@ -21,7 +21,8 @@ impl Agent {
     /// Answers `sluice list`.
     pub(super) fn list(&self, what: What) -> serde_json::Value {
         let list = match what {
-            What::Endpoints => serde_json::to_value(&self.projection.report.endpoints),
+            What::Endpoints => serde_json::to_value(self.endpoints()),
+            What::Captures => serde_json::to_value(self.captures()),
             What::Gateways => serde_json::to_value(&self.projection.report.policies),
             What::Registry => serde_json::to_value(self.with_input(project::registry)),
             What::Rules => serde_json::to_value(self.rules()),

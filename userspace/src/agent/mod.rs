@@ -3,7 +3,11 @@
 //! Level-triggered: whatever happens (a file is written, a device appears, a name resolves to another address, somebody
 //! asks) only says "look again". A pass reads everything there is and brings the kernel to it.
 
+mod capturing;
+mod enroll;
+mod enrolments;
 mod explain;
+mod find;
 pub(crate) mod lock;
 mod pass;
 mod probe;
@@ -38,9 +42,10 @@ use crate::{
 /// What the agent is told at its start.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
-    /// Directory of YAML manifests that describe the cluster.
+    /// Directory of YAML manifests that describe the cluster. Without it there is no cluster: nothing is enforced, and what
+    /// is captured is what `sluice enroll` names.
     #[arg(long, env = "SLUICE_STATE", value_name = "DIR")]
-    pub state: PathBuf,
+    pub state: Option<PathBuf>,
     /// Name of this node, as the manifests have it.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node: String,
@@ -91,7 +96,7 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     let listener = server::bind(&run_dir)?;
     let verdicts = Arc::new(Verdicts::default());
     let (commands, asked) = mpsc::channel(16);
-    let agent = Agent::start(settings, Arc::clone(&verdicts))?;
+    let agent = Agent::start(settings, &run_dir, Arc::clone(&verdicts))?;
     tokio::spawn(server::serve(listener, commands, verdicts));
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -133,6 +138,14 @@ async fn serve(mut agent: Agent, mut asked: mpsc::Receiver<Command>) {
                 }
                 Some(Command::Explain { question, answer }) => {
                     let _ = answer.send(agent.explain(&question).map_err(|error| format!("{error:#}")));
+                }
+                Some(Command::Enroll { enrolled, answer }) => {
+                    let done = agent.enroll(enrolled).await;
+                    let _ = answer.send(done.map_err(|error| format!("{error:#}")));
+                }
+                Some(Command::Unenroll { netns, answer }) => {
+                    let done = agent.unenroll(&netns).await;
+                    let _ = answer.send(done.map_err(|error| format!("{error:#}")));
                 }
                 None => return,
             },

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -13,18 +14,21 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Settings,
+    capturing::Capturing,
+    enrolments::Enrolments,
     status::{Count, Lost, State, Status},
     translate::{self, Who},
     verdicts::Verdicts,
 };
 use crate::{
     dataplane::{self, Dataplane},
-    facts::{Facts, PodName, PodNetwork},
+    enrolled::Enrolled,
+    facts::{Facts, NetnsCookie, PodName, PodNetwork},
     names::{Names, Resolver},
     node::{self, Node, Role, View},
     problem::{Problem, Severity},
-    project::{self, Input, Projection, internal, project, wanted_names},
-    source::{Directory, Stores},
+    project::{Input, Projection, Proxy, internal, project, wanted_names},
+    source::{Directory, Loaded, Stores},
 };
 
 /// Nobody says a word when a program is taken off a device or another is put before it; so it is looked at from time to
@@ -33,11 +37,16 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(15);
 
 /// Everything that the loop owns.
 pub(super) struct Agent {
-    settings: Settings,
-    directory: Directory,
+    pub(super) settings: Settings,
+    directory: Option<Directory>,
     resolver: Resolver,
-    node: Node,
+    pub(super) node: Node,
     pub(super) dataplane: Dataplane,
+    capturing: Capturing,
+    pub(super) enrolments: Enrolments,
+    pub(super) enrolled: Vec<Enrolled>,
+    pub(super) proxies: Vec<Proxy>,
+    pub(super) progress: BTreeMap<NetnsCookie, String>,
     allowed_wanted: watch::Receiver<usize>,
     who: watch::Sender<Arc<Who>>,
     pub(super) stores: Stores,
@@ -49,18 +58,25 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Opens the source, the node and the kernel. Rules that are in the kernel already stay as they are.
-    pub(super) fn start(settings: Settings, verdicts: Arc<Verdicts>) -> anyhow::Result<Self> {
-        let directory = Directory::open(&settings.state)?;
+    pub(super) fn start(settings: Settings, run_dir: &Path, verdicts: Arc<Verdicts>) -> anyhow::Result<Self> {
+        let directory = settings.state.as_deref().map(Directory::open).transpose()?;
         let node = Node::open()?;
         let options = dataplane::Options {
             bpffs: settings.bpffs.clone(),
             cgroup_root: settings.cgroup_root.clone(),
         };
         let dataplane = Dataplane::open(&options)?;
+        anyhow::ensure!(
+            directory.is_some() || dataplane.enforcement() == Enforcement::Off,
+            "the rules in the kernel enforce policies, and without --state there are none: name the directory that they \
+             come from, or take them away with `sluice detach`",
+        );
+        let capturing = Capturing::start(&settings, run_dir, &dataplane)?;
+        let enrolments = Enrolments::open(run_dir)?;
         let resolver = Resolver::start(settings.resolver)?;
         info!(
             node = settings.node,
-            state = %settings.state.display(),
+            state = ?settings.state,
             generation = dataplane.generation().0,
             cgroup_root = ?settings.cgroup_root,
             "started",
@@ -73,6 +89,11 @@ impl Agent {
             resolver,
             node,
             dataplane,
+            capturing,
+            enrolled: enrolments.all(),
+            enrolments,
+            proxies: Vec::new(),
+            progress: BTreeMap::new(),
             allowed_wanted,
             who,
             stores: Stores::default(),
@@ -91,9 +112,10 @@ impl Agent {
     /// Waits until there is reason for another pass.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
-            () = self.directory.changed() => debug!("the source changed"),
+            () = changed(self.directory.as_mut()) => debug!("the source changed"),
             () = self.node.changed() => debug!("the node changed"),
             () = self.resolver.changed() => debug!("a name resolves to other addresses"),
+            () = self.capturing.changed() => debug!("a proxy came, went or answered"),
             _ = self.allowed_wanted.changed() => debug!("the number of observers changed"),
             () = tokio::time::sleep(LOOK_ANYWAY) => debug!("some time has passed"),
         }
@@ -106,17 +128,22 @@ impl Agent {
         // New devices are covered before anything is known about them. Before the first rules the programs let everything
         // through, as if they were not there.
         self.attach(view.as_ref(), &mut problems);
-        let loaded = self.directory.load();
+        let loaded = self
+            .directory
+            .as_mut()
+            .map_or_else(Loaded::nothing, Directory::load);
         problems.extend(loaded.problems);
         self.stores = loaded.stores;
         self.resolver.want(wanted_names(&self.stores));
+        self.enrolled = self.enrolments.all();
+        self.proxies = self.capturing.connected();
         if let Some(view) = &view {
             self.facts = self.find_pods(view).await;
         }
         self.names = self.resolver.names();
         self.projection = self.with_input(project);
         problems.extend(self.projection.report.problems.iter().cloned());
-        let applied = self.stores.is_complete() && view.is_some() && self.apply(&mut problems);
+        let applied = self.stores.is_complete() && view.is_some() && self.load(&mut problems);
         self.observe(&mut problems);
         self.tell_who(view.as_ref());
         self.update_status(view.as_ref(), applied, problems);
@@ -138,8 +165,8 @@ impl Agent {
             names: &self.names,
             internal: &self.settings.internal,
             capture: &self.settings.capture,
-            enrolled: &[],
-            proxies: &[],
+            enrolled: &self.enrolled,
+            proxies: &self.proxies,
         })
     }
 
@@ -166,44 +193,16 @@ impl Agent {
         }
     }
 
-    /// Finds where the packets of this node's pods come from.
-    async fn find_pods(&mut self, view: &View) -> Facts {
-        let mut facts = Facts {
-            own_addresses: view.addresses.clone(),
-            netns: node::cookie().ok(),
-            ..Facts::default()
-        };
-        let capture = &self.settings.capture;
-        let named = self
-            .stores
-            .pods
-            .values()
-            .filter_map(|pod| pod.proxy_cgroup.as_ref());
-        for path in capture.cgroups().chain(named) {
-            let found = node::cgroup(path).map_err(|error| error.to_string());
-            facts.cgroups.insert(path.clone(), found);
+    /// Loads the rules, and has captured pods enrolled around that. `false` if the kernel still has others.
+    fn load(&mut self, problems: &mut Vec<Problem>) -> bool {
+        self.capturing.prepare(&self.projection.captured, problems);
+        if !self.apply(problems) {
+            return false;
         }
-        for pod in self
-            .stores
-            .pods
-            .values()
-            .filter(|pod| pod.is_local(&self.settings.node) && !pod.finished)
-        {
-            let found = match (&pod.netns, &pod.cgroup) {
-                (_, Some(path)) if pod.host_network => node::cgroup(path).map(PodNetwork::Host),
-                (Some(path), _) if !pod.host_network => {
-                    let namespace = self.stores.namespaces.get(&pod.name.namespace);
-                    let labels = namespace.map(|namespace| &namespace.labels);
-                    let depth = project::depth(pod, labels, &[], capture);
-                    self.node.pod(path, view, depth).await
-                }
-                (Some(_) | None, _) => continue,
-            };
-            facts
-                .pods
-                .insert(pod.name.clone(), found.map_err(|error| error.to_string()));
-        }
-        facts
+        let captured = &self.projection.captured;
+        self.capturing.finish(captured, &self.dataplane, problems);
+        self.progress = self.capturing.progress(captured);
+        true
     }
 
     /// Loads the rules. `false` if the kernel still has others.
@@ -345,8 +344,16 @@ impl Agent {
                 .problems
                 .push(Problem::new(Severity::Warning, error.to_string())),
         }
-        status.repairs = self.dataplane.repairs();
+        status.repairs = self.dataplane.repairs() + self.capturing.repairs();
         status
+    }
+}
+
+/// Waits until the source changes; one that is not there never does.
+async fn changed(directory: Option<&mut Directory>) {
+    match directory {
+        Some(directory) => directory.changed().await,
+        None => std::future::pending().await,
     }
 }
 

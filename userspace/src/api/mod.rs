@@ -5,18 +5,23 @@
 pub mod client;
 pub mod server;
 
-use std::{fmt, net::IpAddr, path::Path, str::FromStr};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use ebpf::packet::Protocol;
 use serde::{Deserialize, Serialize};
 
-use crate::facts::PodName;
+use crate::{enrolled::Enrolled, facts::PodName};
 
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "agent.sock";
 
 /// The path of the socket for a run directory.
-pub fn socket(run_dir: &Path) -> std::path::PathBuf {
+pub fn socket(run_dir: &Path) -> PathBuf {
     run_dir.join(SOCKET)
 }
 
@@ -35,6 +40,23 @@ pub enum Request {
     Explain(Question),
     /// Verdicts as they are given.
     Observe(Filter),
+    /// Capture a network namespace; answered when it is.
+    Enroll(Enrolled),
+    /// Undo that.
+    Unenroll {
+        /// The namespace, by the path that it was enrolled with.
+        netns: PathBuf,
+    },
+}
+
+/// What was enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The request, completed by what was found out.
+    #[serde(flatten)]
+    pub enrolled: Enrolled,
+    /// The rules since which it is.
+    pub generation: u64,
 }
 
 /// What can be listed.
@@ -43,6 +65,8 @@ pub enum Request {
 pub enum What {
     /// Pods of this node: addresses, devices, policies.
     Endpoints,
+    /// Network namespaces whose connections go to a proxy, and how far that is.
+    Captures,
     /// Gateways of every policy and the pods that they are.
     Gateways,
     /// External destinations that ServiceEntries declare.

@@ -17,8 +17,11 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Explanation, Failure, Filter, Line, Question, Request, What, socket};
-use crate::agent::{status::Status, verdicts::Verdicts};
+use super::{Enrolment, Explanation, Failure, Filter, Line, Question, Request, What, socket};
+use crate::{
+    agent::{status::Status, verdicts::Verdicts},
+    enrolled::Enrolled,
+};
 
 /// A client that says nothing for so long is sent away.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -48,6 +51,20 @@ pub enum Command {
         question: Question,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Explanation, String>>,
+    },
+    /// Capture a network namespace.
+    Enroll {
+        /// Which, and how.
+        enrolled: Enrolled,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Enrolment, String>>,
+    },
+    /// Undo that.
+    Unenroll {
+        /// Which.
+        netns: PathBuf,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Enrolled, String>>,
     },
 }
 
@@ -122,11 +139,13 @@ async fn answer(stream: UnixStream, commands: &mpsc::Sender<Command>, verdicts: 
         }
         Request::List(what) => item(ask(commands, |answer| Command::List { what, answer }).await),
         Request::Explain(question) => {
-            match ask(commands, |answer| Command::Explain { question, answer }).await {
-                Some(Ok(explanation)) => item(Some(explanation)),
-                Some(Err(error)) => Line::Failed(Failure { error }),
-                None => item::<()>(None),
-            }
+            result(ask(commands, |answer| Command::Explain { question, answer }).await)
+        }
+        Request::Enroll(enrolled) => {
+            result(ask(commands, |answer| Command::Enroll { enrolled, answer }).await)
+        }
+        Request::Unenroll { netns } => {
+            result(ask(commands, |answer| Command::Unenroll { netns, answer }).await)
         }
         Request::Observe(filter) => return observe(&mut stream, &filter, verdicts).await,
     };
@@ -140,6 +159,14 @@ async fn ask<T>(
     let (answer, answered) = oneshot::channel();
     commands.send(command(answer)).await.ok()?;
     answered.await.ok()
+}
+
+fn result<T: Serialize>(answer: Option<Result<T, String>>) -> Line {
+    match answer {
+        Some(Err(error)) => Line::Failed(Failure { error }),
+        Some(Ok(answer)) => item(Some(answer)),
+        None => item::<()>(None),
+    }
 }
 
 fn item<T: Serialize>(answer: Option<T>) -> Line {

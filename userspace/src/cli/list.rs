@@ -10,7 +10,7 @@ use super::{
 };
 use crate::api::{Request, What, client};
 
-/// List what the agent knows: endpoints, gateways, the registry, the rules in the kernel.
+/// List what the agent knows: endpoints, captures, gateways, the registry, the rules in the kernel.
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// Of what.
@@ -65,6 +65,23 @@ fn table(what: What, answer: &serde_json::Value) -> anyhow::Result<()> {
                 table.row([
                     pod, role, mode, on_deny, policies, addresses, devices, capture, pending,
                 ]);
+            }
+            table
+        }
+        What::Captures => {
+            let mut table = Table::new([
+                "NAME",
+                "MODE",
+                "INBOUND",
+                "ENROLMENT",
+                "PROXY CGROUPS",
+                "NAMESPACE",
+            ]);
+            for row in rows {
+                table.row(
+                    ["name", "mode", "inbound", "enrolment", "proxy_cgroups", "netns"]
+                        .map(|field| cell(row, field)),
+                );
             }
             table
         }

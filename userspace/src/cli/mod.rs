@@ -3,6 +3,7 @@
 mod agent;
 mod check;
 mod detach;
+mod enroll;
 mod explain;
 mod list;
 mod observe;
@@ -57,6 +58,8 @@ enum Verb {
     List(list::List),
     Explain(explain::Explain),
     Observe(observe::Observe),
+    Enroll(enroll::Enroll),
+    Unenroll(enroll::Unenroll),
     Check(check::Check),
     Detach(detach::Detach),
 }
@@ -70,6 +73,8 @@ pub fn run() -> ExitCode {
         Verb::List(verb) => verb.run(&common),
         Verb::Explain(verb) => verb.run(&common),
         Verb::Observe(verb) => verb.run(&common),
+        Verb::Enroll(verb) => verb.run(&common),
+        Verb::Unenroll(verb) => verb.run(&common),
         Verb::Check(verb) => verb.run(&common),
         Verb::Detach(verb) => verb.run(&common),
     };

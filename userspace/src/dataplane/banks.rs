@@ -7,7 +7,7 @@ use aya::{
     maps::{MapError, lpm_trie::Key},
 };
 use bytemuck::Zeroable as _;
-use ebpf::rules::{Bank, Endpoint, Header, device_slot};
+use ebpf::rules::{Bank, Endpoint, Enforcement, Header, device_slot};
 
 use super::{
     Applied, Error, Generation,
@@ -50,6 +50,10 @@ impl Banks {
 
     pub(super) fn generation(&self) -> Generation {
         Generation(self.header.generation())
+    }
+
+    pub(super) fn enforcement(&self) -> Enforcement {
+        self.header.enforcement()
     }
 
     /// What is known to be in the banks.

@@ -14,6 +14,14 @@ use crate::{facts::IfIndex, object::MissingObject};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// No more file descriptors.
+    #[error("cannot keep the program {name} open: {source} (is the limit of open files reached?)")]
+    Handle {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// There is nothing to load.
     #[error(transparent)]
     Object(#[from] MissingObject),

@@ -23,6 +23,7 @@ pub(crate) mod qdisc;
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
 use aya::Ebpf;
+use ebpf::rules::Enforcement;
 use tracing::{debug, info};
 
 pub use cgroups::ProxyCgroup;
@@ -44,6 +45,7 @@ use self::{
 use crate::{
     desired::Desired,
     facts::IfIndex,
+    inpod,
     sys::bpf::{AttachType, programs_on_device},
 };
 
@@ -161,6 +163,11 @@ impl Dataplane {
         self.banks.generation()
     }
 
+    /// What the active generation does to senders of whom nothing is known.
+    pub fn enforcement(&self) -> Enforcement {
+        self.banks.enforcement()
+    }
+
     /// Brings the rules to `desired` in one step. `None` if they are so already.
     ///
     /// After an error the last good generation is active as before.
@@ -210,6 +217,26 @@ impl Dataplane {
             .collect();
         errors.extend(self.detach_others(&wanted).err());
         errors
+    }
+
+    /// The programs that go inside pods.
+    pub fn pod_programs(&self) -> Result<inpod::Programs, Error> {
+        let handle = |name| {
+            let fd = programs::fd(&self.ebpf, name)?;
+            fd.try_clone_to_owned()
+                .map_err(|source| Error::Handle { name, source })
+        };
+        let [capture_in, capture_virtual, capture_lo] = programs::POD_PROGRAMS;
+        Ok(inpod::Programs {
+            capture_in: handle(capture_in)?,
+            capture_virtual: handle(capture_virtual)?,
+            capture_lo: handle(capture_lo)?,
+        })
+    }
+
+    /// The directory of the links' pins.
+    pub fn links(&self) -> PathBuf {
+        self.pins.links()
     }
 
     /// Has the proxies' question for the original destination answered, in these cgroups and no others; returns what did

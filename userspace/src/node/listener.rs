@@ -56,7 +56,12 @@ fn owner(sockets: &BTreeSet<String>) -> io::Result<Option<PathBuf>> {
         .map(|number| PathBuf::from(format!("socket:[{number}]")))
         .collect();
     for process in fs::read_dir("/proc")?.flatten() {
-        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+        if !process
+            .file_name()
+            .as_encoded_bytes()
+            .iter()
+            .all(u8::is_ascii_digit)
+        {
             continue;
         }
         // It may end while it is looked at.

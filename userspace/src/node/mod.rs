@@ -4,6 +4,7 @@
 
 mod inside;
 mod links;
+mod listener;
 mod netns;
 
 use std::{
@@ -21,8 +22,11 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup};
 
-pub use self::links::{Link, Role};
 use self::netns::Namespace;
+pub use self::{
+    links::{Link, Role},
+    listener::listener_cgroup,
+};
 use crate::{
     facts::{Cgroup, Depth, NetnsCookie, PodDevice, PodNetwork},
     sys,
@@ -42,6 +46,14 @@ pub enum Error {
     /// No netlink socket.
     #[error("cannot open a netlink socket: {0}")]
     Open(#[source] io::Error),
+    /// Who listens cannot be found out.
+    #[error("cannot find out who listens on port {port}: {source}")]
+    Listeners {
+        /// The port.
+        port: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The path of a namespace leads nowhere, or to something else.
     #[error("{path} is no network namespace: {source} (is the pod still there?)")]
     Path {

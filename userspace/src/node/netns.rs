@@ -88,6 +88,19 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Calls `ask` inside the namespace at `path`, on a thread of its own.
+pub(super) fn enter<T: Send>(path: &Path, ask: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let fail = |source| Error::Path {
+        path: path.to_owned(),
+        source,
+    };
+    let file = open(path).map_err(fail)?;
+    let inside = move || setns(file, CloneFlags::CLONE_NEWNET).map(|()| ask());
+    thread::scope(|scope| scope.spawn(inside).join())
+        .unwrap_or(Err(nix::errno::Errno::EINVAL))
+        .map_err(|errno| fail(errno.into()))
+}
+
 /// Asks from inside, on a thread of its own: a thread that has been elsewhere is not used again.
 fn look_inside(file: File, path: &Path, depth: Depth) -> Result<(NetnsCookie, Vec<Inner>, Inside), Error> {
     let inspect = |source| Error::Inspect {

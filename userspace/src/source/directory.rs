@@ -52,6 +52,18 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
 }
 
+impl Loaded {
+    /// Of no cluster: there is nothing, and that is all.
+    pub fn nothing() -> Self {
+        let mut stores = Stores::default();
+        stores.set_complete(true);
+        Self {
+            stores,
+            problems: Vec::new(),
+        }
+    }
+}
+
 /// A directory of YAML files, watched.
 pub struct Directory {
     path: PathBuf,

@@ -18,6 +18,7 @@ const ISTIO_NAMESPACE: &str = "istio-system";
 #[expect(clippy::doc_markdown, reason = "clap shows these texts as they are")]
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Capture")]
+#[group(id = "capture")]
 pub struct Settings {
     /// Capture the pods that Istio's ambient mode would, with the same labels (istio.io/dataplane-mode=ambient), and hand
     /// them to ztunnel: in place of istio-cni, which must not run here.

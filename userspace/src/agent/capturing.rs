@@ -82,7 +82,11 @@ impl Capturing {
         let Some(root) = node::cgroup_mount() else {
             return Vec::new();
         };
-        let cgroups = zds.state().proxies.into_iter().filter_map(|proxy| proxy.peer.cgroup);
+        let cgroups = zds
+            .state()
+            .proxies
+            .into_iter()
+            .filter_map(|proxy| proxy.peer.cgroup);
         cgroups
             .filter_map(|cgroup| {
                 let path = root.join(cgroup.strip_prefix("/").ok()?);
@@ -95,7 +99,10 @@ impl Capturing {
     /// Before the rules: puts into new pods what is to be inside them.
     pub(super) fn prepare(&mut self, captured: &Captured, problems: &mut Vec<Problem>) {
         let mut wanted = inside(captured);
-        let leaving = self.inside.iter().filter(|(netns, _)| !wanted.contains_key(netns));
+        let leaving = self
+            .inside
+            .iter()
+            .filter(|(netns, _)| !wanted.contains_key(netns));
         let leaving: Vec<_> = leaving.map(|(netns, wanted)| (*netns, wanted.clone())).collect();
         wanted.extend(leaving);
         self.want(wanted);
@@ -112,12 +119,7 @@ impl Capturing {
     }
 
     /// After the rules: takes out of pods what is no longer wanted, has the proxies' questions answered, and hands over.
-    pub(super) fn finish(
-        &mut self,
-        captured: &Captured,
-        dataplane: &Dataplane,
-        problems: &mut Vec<Problem>,
-    ) {
+    pub(super) fn finish(&mut self, captured: &Captured, dataplane: &Dataplane, problems: &mut Vec<Problem>) {
         self.want(inside(captured));
         if !captured.values().any(|pod| pod.mode == Mode::Node) {
             for error in inpod::take_node_routing(&self.records) {
@@ -222,9 +224,7 @@ impl Capturing {
 
 /// What is to be inside the pods whose proxy is there.
 fn inside(captured: &Captured) -> BTreeMap<NetnsCookie, Wanted> {
-    let inside = captured
-        .iter()
-        .filter(|(_, pod)| matches!(pod.mode, Mode::InPod | Mode::Sidecar));
+    let inside = captured.iter().filter(|(_, pod)| pod.mode != Mode::Node);
     inside
         .map(|(cookie, pod)| {
             let wanted = Wanted {
