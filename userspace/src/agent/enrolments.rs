@@ -91,7 +91,7 @@ mod tests {
         let mut first = Enrolments::open(dir.path()).expect("an empty directory");
         assert_eq!(first.add(enrolled.clone()).expect("it can be written"), None);
         let mut next = Enrolments::open(dir.path()).expect("what the first has written");
-        assert_eq!(next.all(), [enrolled.clone()]);
+        assert_eq!(next.all(), std::slice::from_ref(&enrolled));
         assert_eq!(next.remove(&enrolled.netns).expect("it is there"), enrolled);
         let error = next
             .remove(Path::new("/run/netns/b"))

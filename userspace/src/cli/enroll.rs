@@ -16,7 +16,7 @@ use crate::{
 /// rig.
 ///
 /// It returns when capture is on: the proxy gets every TCP connection of the namespace and every question to a DNS server,
-/// and calls to it, with the original destination in SO_ORIGINAL_DST or as its local address. While the proxy does not
+/// and calls to it, with the original destination in `SO_ORIGINAL_DST` or as its local address. While the proxy does not
 /// listen, connections are refused. It stays until `sluice unenroll`, also while the agent is down.
 ///
 /// Example: ip netns add a; (a proxy that listens on 15001 and 15006 in a); sluice enroll --netns /run/netns/a
