@@ -92,6 +92,8 @@ reasons! {
         Uncaptured = 23 => "uncaptured",
         /// TCP in fragments from or to a captured pod: which call it belongs to cannot be told.
         TcpFragment = 24 => "tcp-fragment",
+        /// Somebody else listens on the proxy's port.
+        Impostor = 25 => "impostor",
     }
 }
 

@@ -12,7 +12,7 @@ use ebpf::{
     Addr, DropReason, Hook, LeaveReason, RedirectReason,
     capture::{self, Capture, Fate, Lookup as _, port},
     event::{Outcome, Subject},
-    packet::{Bytes as _, ETH_IPV4, ETH_IPV6, Fragment, Kind, Link, Packet, Protocol},
+    packet::{Bytes as _, ETH_IPV4, ETH_IPV6, Fragment, Kind, Link, Packet, Protocol, is_tagged},
     rules::{Identity, PolicyId},
 };
 use network_types::{
@@ -20,7 +20,13 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 
-use super::{probes, reject, report::Report, rules::Generation, skb::Skb, sockets};
+use super::{
+    probes, reject,
+    report::Report,
+    rules::Generation,
+    skb::Skb,
+    sockets::{self, HandOver},
+};
 
 /// What the pod's routing sends back to `lo`, as in Istio (`cni/pkg/iptables` in istio/istio).
 const RETURN_MARK: u32 = 0x111;
@@ -34,65 +40,81 @@ pub fn capture_in(ctx: TcContext) -> i32 {
     let Some(rules) = Generation::active() else {
         return TC_ACT_SHOT;
     };
-    if !matches!(skb.ether_type(), ETH_IPV4 | ETH_IPV6) {
+    if !may_be_ip(&skb) {
         return TC_ACT_UNSPEC;
     }
     let Some(desk) = skb.parse(Link::Ethernet) else {
         return TC_ACT_SHOT;
     };
     let (packet, parsed) = (desk.packet(), desk.parsed());
-    let Some(capture) = rules.capture_at(packet.tuple.dst) else {
-        return TC_ACT_UNSPEC;
-    };
-    act(
-        &rules,
-        &skb,
-        Hook::CaptureIn,
-        capture.netns(),
-        packet,
-        get(&rules, capture, &skb, packet, parsed),
-    )
+    let capture = rules.capture_at(packet.tuple.dst);
+    let netns = capture.map_or(0, Capture::netns);
+    let fate = get(&rules, capture, &skb, packet, parsed);
+    act(&rules, &skb, Hook::CaptureIn, netns, packet, fate)
 }
 
-/// What becomes of a packet that the pod gets.
+/// The kernel takes off every tag of no VLAN, but all except the first after this.
+#[inline(always)]
+fn may_be_ip(skb: &Skb) -> bool {
+    let ether_type = skb.ether_type();
+    matches!(ether_type, ETH_IPV4 | ETH_IPV6) || is_tagged(ether_type)
+}
+
+/// What becomes of a packet that the pod gets. To an address that is not known to be the pod's, which may have more than
+/// the agent was told of, nothing is excluded.
 #[inline(always)]
 fn get(
     rules: &Generation,
-    capture: &Capture,
+    capture: Option<&Capture>,
     skb: &Skb,
     packet: &Packet,
     parsed: Result<(), DropReason>,
 ) -> Fate {
     let tuple = &packet.tuple;
+    if let Some(reason) = capture::unreadable(packet, parsed) {
+        return Fate::Refuse(reason);
+    }
     if tuple.protocol.0 != Protocol::TCP.0 {
         return Fate::Leave(LeaveReason::Protocol);
     }
-    if !capture.has_inbound() {
+    if let Some(capture) = capture
+        && !capture.has_inbound()
+    {
         return capture::inbound(rules, capture, tuple.dport);
-    }
-    if let Err(reason) = parsed {
-        return Fate::Refuse(reason);
     }
     if !matches!(packet.fragment, Fragment::Whole) {
         return Fate::Refuse(DropReason::TcpFragment);
     }
-    if sockets::has_connection(skb, tuple) != 0 {
+    if sockets::has_connection(skb, packet) != 0 {
         return Fate::Leave(LeaveReason::Established);
     }
-    let fate = capture::inbound(rules, capture, tuple.dport);
+    let (fate, addr) = match capture {
+        Some(capture) => (
+            capture::inbound(rules, capture, tuple.dport),
+            capture.own_for(tuple.dst),
+        ),
+        None => (capture::inbound_of_unknown(tuple.dport), tuple.dst),
+    };
     match fate {
         Fate::Redirect(_) if probes::is_one(packet) != 0 => Fate::Leave(LeaveReason::Probe),
-        Fate::Redirect(reason) => hand_over(skb, packet, capture.own_for(tuple.dst), port::INBOUND, reason),
+        Fate::Redirect(reason) => hand_over(skb, packet, addr, port::INBOUND, reason, capture),
         Fate::Leave(_) | Fate::Refuse(_) => fate,
     }
 }
 
 #[inline(always)]
-fn hand_over(skb: &Skb, packet: &Packet, addr: Addr, port: u16, reason: RedirectReason) -> Fate {
-    if sockets::hand_over(skb, &packet.tuple, &addr, port) == 0 {
-        Fate::Refuse(DropReason::NoProxy)
-    } else {
-        Fate::Redirect(reason)
+fn hand_over(
+    skb: &Skb,
+    packet: &Packet,
+    addr: Addr,
+    port: u16,
+    reason: RedirectReason,
+    capture: Option<&Capture>,
+) -> Fate {
+    match sockets::hand_over(skb, &packet.tuple, &addr, port, capture) {
+        HandOver::Done => Fate::Redirect(reason),
+        HandOver::NoProxy => Fate::Refuse(DropReason::NoProxy),
+        HandOver::Impostor => Fate::Refuse(DropReason::Impostor),
     }
 }
 
@@ -104,7 +126,7 @@ pub fn capture_virtual(ctx: TcContext) -> i32 {
     let Some(rules) = Generation::active() else {
         return TC_ACT_SHOT;
     };
-    if !matches!(skb.ether_type(), ETH_IPV4 | ETH_IPV6) {
+    if !may_be_ip(&skb) {
         return TC_ACT_UNSPEC;
     }
     let Some(desk) = skb.parse(Link::Ethernet) else {
@@ -122,16 +144,16 @@ pub fn capture_virtual(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn come_by(skb: &Skb, packet: &Packet, parsed: Result<(), DropReason>) -> Fate {
     let tuple = &packet.tuple;
+    if let Some(reason) = capture::unreadable(packet, parsed) {
+        return Fate::Refuse(reason);
+    }
     if tuple.protocol.0 != Protocol::TCP.0 {
         return Fate::Leave(LeaveReason::Protocol);
-    }
-    if let Err(reason) = parsed {
-        return Fate::Refuse(reason);
     }
     if !matches!(packet.fragment, Fragment::Whole) {
         return Fate::Refuse(DropReason::TcpFragment);
     }
-    if sockets::deliver(skb, tuple) != 0 {
+    if sockets::deliver(skb, packet) != 0 {
         return Fate::Redirect(RedirectReason::VirtualInterface);
     }
     if !matches!(packet.kind, Kind::Tcp(flags) if flags.opens()) {
@@ -143,6 +165,7 @@ fn come_by(skb: &Skb, packet: &Packet, parsed: Result<(), DropReason>) -> Fate {
         tuple.dst,
         port::OUTBOUND,
         RedirectReason::VirtualInterface,
+        None,
     )
 }
 
@@ -169,6 +192,7 @@ fn act(rules: &Generation, skb: &Skb, hook: Hook, netns: u64, packet: &Packet, f
     }
     .send(&packet.tuple);
     match fate {
+        Fate::Refuse(DropReason::Impostor) => TC_ACT_SHOT,
         Fate::Refuse(_) => reject::answer(skb, packet),
         Fate::Leave(_) | Fate::Redirect(_) => TC_ACT_UNSPEC,
     }

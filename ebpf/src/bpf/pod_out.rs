@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ebpf::{
-    AllowReason, DropReason, Hook, LeaveReason, RedirectReason, Verdict,
+    AllowReason, DropReason, Hook, LeaveReason, RedirectReason,
     capture::{self, Capture, Fate},
     decide,
     event::{Outcome, Subject},
@@ -19,8 +19,8 @@ use super::{
     flows, reject,
     report::Report,
     rules::Generation,
-    skb::{Skb, verdict_of, word},
-    sockets,
+    skb::{Desk, Skb, word},
+    sockets::{self, HandOver},
 };
 
 /// What the node's routing hands to local sockets: redirected packets, which have no other mark.
@@ -46,12 +46,14 @@ pub fn pod_out(ctx: TcContext) -> i32 {
             PolicyId(0),
         )
     };
-    let verdict = match endpoint.and_then(|endpoint| rules.capture(endpoint.captured())) {
-        Some(capture) => desk.judge(|packet, _| redirect(&rules, capture, &skb, packet, word(verdict))),
-        None => verdict,
+    let outcome = match endpoint {
+        Some(endpoint) if endpoint.captured() != 0 => {
+            let by_rules = Outcome::of(verdict, audited).to_word();
+            desk.conclude(|desk| redirect(&rules, endpoint, &skb, desk, by_rules))
+        }
+        Some(_) | None => Outcome::of(verdict, audited),
     };
     let packet = desk.packet();
-    let outcome = Outcome::of(verdict, audited);
     let generation = rules.header.generation();
     if skb.is_replay() {
         skb.answer_replay(outcome, generation);
@@ -96,35 +98,55 @@ fn judge(rules: &Generation, endpoint: &Endpoint, packet: &Packet, parsed: Resul
 
 /// What capture makes of the verdict. Whether the proxy is there is found out here: what it does not take is refused.
 #[inline(never)]
-fn redirect(rules: &Generation, capture: &Capture, skb: &Skb, packet: &Packet, verdict: u16) -> u16 {
-    let Some(verdict) = verdict_of(verdict) else {
-        return word(Verdict::Deny(DropReason::NoRules));
+fn redirect(rules: &Generation, endpoint: &Endpoint, skb: &Skb, desk: &Desk, by_rules: u16) -> u16 {
+    let Some(capture) = rules.capture(endpoint.captured()) else {
+        return by_rules;
     };
+    let by_rules = Outcome::from_word(by_rules).unwrap_or(Outcome::Denied(DropReason::NoRules));
+    let packet = desk.packet();
     // A replayed packet has no socket: with a proxy inside it stands for one of the proxy's.
     let by_proxy = || (skb.is_replay() && capture.is_inside()) || skb.is_of_proxy(capture);
-    let fate = capture::sent(rules, capture, packet, by_proxy);
-    let overruled = capture::overrule(verdict, fate);
-    if skb.is_replay() || capture.is_inside() {
-        return word(overruled);
+    let fate = capture::sent(rules, capture, packet, desk.parsed(), by_proxy);
+    let overruled = capture::overrule(by_rules, fate);
+    if capture.is_inside() {
+        return overruled.to_word();
     }
-    let tuple = &packet.tuple;
+    // The proxy takes the source for the pod, with rules that ask for it or without.
+    let is_own = endpoint.owns(packet.tuple.src);
+    if matches!(overruled, Outcome::Redirected(_)) && !is_own {
+        return Outcome::Denied(DropReason::ForgedSource).to_word();
+    }
+    if skb.is_replay() {
+        return overruled.to_word();
+    }
     match fate {
         Fate::Leave(LeaveReason::Established) => {
-            let taken = capture::overrule(verdict, Fate::Redirect(RedirectReason::Outbound));
-            if matches!(taken, Verdict::Redirect(_)) && sockets::deliver(skb, tuple) != 0 {
-                return word(taken);
+            let taken = capture::overrule(by_rules, Fate::Redirect(RedirectReason::Outbound));
+            if is_own && matches!(taken, Outcome::Redirected(_)) && sockets::deliver(skb, packet) != 0 {
+                return taken.to_word();
             }
         }
-        Fate::Redirect(reason) if matches!(overruled, Verdict::Redirect(_)) => {
-            let port = capture.port_for(reason);
-            // The connection may be there already: a segment that got lost is sent again.
-            if sockets::deliver(skb, tuple) == 0 && sockets::hand_over(skb, tuple, &tuple.dst, port) == 0 {
-                return word(Verdict::Deny(DropReason::NoProxy));
-            }
+        Fate::Redirect(reason) if matches!(overruled, Outcome::Redirected(_)) => {
+            return call(capture, skb, packet, reason).to_word();
         }
         Fate::Leave(_) | Fate::Redirect(_) | Fate::Refuse(_) => {}
     }
-    word(overruled)
+    overruled.to_word()
+}
+
+/// Hands a call to the proxy on the node.
+#[inline(always)]
+fn call(capture: &Capture, skb: &Skb, packet: &Packet, reason: RedirectReason) -> Outcome {
+    // The connection may be there already: a segment that got lost is sent again.
+    if sockets::deliver(skb, packet) != 0 {
+        return Outcome::Redirected(reason);
+    }
+    let tuple = &packet.tuple;
+    match sockets::hand_over(skb, tuple, &tuple.dst, capture.port_for(reason), Some(capture)) {
+        HandOver::Done => Outcome::Redirected(reason),
+        HandOver::NoProxy => Outcome::Denied(DropReason::NoProxy),
+        HandOver::Impostor => Outcome::Denied(DropReason::Impostor),
+    }
 }
 
 /// Keeps the tables of flows and fragments.
@@ -171,6 +193,7 @@ fn refuse(skb: &Skb, endpoint: Option<&Endpoint>, packet: &Packet, reason: DropR
         | DropReason::ProxyPort
         | DropReason::Uncaptured
         | DropReason::TcpFragment
+        | DropReason::Impostor
         | DropReason::UnknownEthertype
         | DropReason::VlanTag
         | DropReason::Truncated

@@ -52,6 +52,14 @@ impl Desk {
         settle(&mut self.verdict, verdict);
         verdict_of(self.verdict).unwrap_or(Verdict::Deny(DropReason::NoRules))
     }
+
+    /// Asks what becomes of the packet in the end.
+    #[inline(always)]
+    pub(super) fn conclude(&mut self, conclude: impl FnOnce(&Self) -> u16) -> Outcome {
+        let outcome = conclude(self);
+        settle(&mut self.verdict, outcome);
+        Outcome::from_word(self.verdict).unwrap_or(Outcome::Denied(DropReason::NoRules))
+    }
 }
 
 /// The word for a verdict: functions of the kernel's machine return one register.

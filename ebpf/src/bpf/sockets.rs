@@ -6,7 +6,11 @@ use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     helpers::generated::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp},
 };
-use ebpf::{Addr, packet::Tuple};
+use ebpf::{
+    Addr,
+    capture::Capture,
+    packet::{Kind, Packet, Tuple},
+};
 
 use super::skb::Skb;
 
@@ -29,23 +33,55 @@ struct V6 {
     ports: [u16; 2],
 }
 
-/// Whether the connection of a packet has a socket in the network namespace of its device; not one that only waits for
-/// the end of its time. A word, as functions of the kernel's machine return a register.
+/// What came of handing a packet over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum HandOver {
+    Done,
+    NoProxy,
+    /// Somebody else listens there. The packet is tied to his socket now and may not go anywhere.
+    Impostor,
+}
+
+/// Whether the connection of a packet has a socket in the network namespace of its device. One that only waits for the end
+/// of its time has the rest of its connection, but not a new call. A word, as functions of the kernel's machine return a
+/// register.
 #[inline(never)]
-pub(super) fn has_connection(skb: &Skb, tuple: &Tuple) -> u32 {
+pub(super) fn has_connection(skb: &Skb, packet: &Packet) -> u32 {
+    let tuple = &packet.tuple;
+    let is_connection = |sk| is_connection(sk, packet.kind);
     u32::from(look_up(skb, tuple, tuple.dst, tuple.dport, is_connection))
 }
 
 /// Gives the packet to the socket of its connection. Whether there is one.
 #[inline(never)]
-pub(super) fn deliver(skb: &Skb, tuple: &Tuple) -> u32 {
-    let assign = |sk| is_connection(sk) && assign(skb, sk);
+pub(super) fn deliver(skb: &Skb, packet: &Packet) -> u32 {
+    let tuple = &packet.tuple;
+    let assign = |sk| is_connection(sk, packet.kind) && assign(skb, sk);
     u32::from(look_up(skb, tuple, tuple.dst, tuple.dport, assign))
 }
 
-/// Gives the packet to whoever listens on `port` of `addr`. Whether anybody does.
+/// Gives the packet to the proxy, which listens on `port` of `addr`.
+#[inline(always)]
+pub(super) fn hand_over(
+    skb: &Skb,
+    tuple: &Tuple,
+    addr: &Addr,
+    port: u16,
+    capture: Option<&Capture>,
+) -> HandOver {
+    if assign_listener(skb, tuple, addr, port) == 0 {
+        return HandOver::NoProxy;
+    }
+    // Whoever was there before the ports were kept for the proxy, or came by `listen()` without `bind()`. A listener's
+    // cgroup can be asked for only through the packet.
+    match capture {
+        Some(capture) if capture.knows_proxy() && !skb.is_of_proxy(capture) => HandOver::Impostor,
+        Some(_) | None => HandOver::Done,
+    }
+}
+
 #[inline(never)]
-pub(super) fn hand_over(skb: &Skb, tuple: &Tuple, addr: &Addr, port: u16) -> u32 {
+fn assign_listener(skb: &Skb, tuple: &Tuple, addr: &Addr, port: u16) -> u32 {
     let assign = |sk| state(sk) == LISTEN && assign(skb, sk);
     u32::from(look_up(skb, tuple, *addr, port, assign))
 }
@@ -98,9 +134,12 @@ fn state(sk: *mut bpf_sock) -> u32 {
 }
 
 #[inline(always)]
-fn is_connection(sk: *mut bpf_sock) -> bool {
-    let state = state(sk);
-    state != LISTEN && state != TIME_WAIT
+fn is_connection(sk: *mut bpf_sock, kind: Kind) -> bool {
+    match state(sk) {
+        LISTEN => false,
+        TIME_WAIT => !matches!(kind, Kind::Tcp(flags) if flags.opens()),
+        _ => true,
+    }
 }
 
 #[inline(always)]

@@ -2,8 +2,9 @@
 
 use super::{Capture, Mode, Scope, port};
 use crate::{
-    Addr, DropReason, Verdict,
-    packet::{Fragment, Kind, Packet, Protocol},
+    Addr, DropReason,
+    event::Outcome,
+    packet::{ETH_ARP, Fragment, Kind, Packet, Protocol, is_tagged},
     reason::{LeaveReason, RedirectReason},
 };
 
@@ -132,14 +133,15 @@ fn outbound<L: Lookup>(lookup: &L, capture: &Capture, dst: Addr, dport: u16, pro
 /// Judges a call to a pod whose proxy listens inside, by its port.
 #[inline(always)]
 pub fn inbound<L: Lookup>(lookup: &L, capture: &Capture, dport: u16) -> Fate {
-    if matches!(dport, port::OUTBOUND | port::INBOUND) {
-        return Fate::Refuse(DropReason::ProxyPort);
+    let by_port = inbound_of_unknown(dport);
+    if matches!(by_port, Fate::Refuse(_)) {
+        return by_port;
     }
     if !capture.has_inbound() {
         return Fate::Leave(LeaveReason::Bypass);
     }
-    if dport == port::HBONE {
-        return Fate::Leave(LeaveReason::Hbone);
+    if !matches!(by_port, Fate::Redirect(_)) {
+        return by_port;
     }
     let scope = if capture.has_ports() {
         lookup.port(capture.netns(), dport)
@@ -155,27 +157,62 @@ pub fn inbound<L: Lookup>(lookup: &L, capture: &Capture, dport: u16) -> Fate {
     }
 }
 
+/// The same for a pod of which nothing else is known.
+#[inline(always)]
+pub const fn inbound_of_unknown(dport: u16) -> Fate {
+    match dport {
+        port::OUTBOUND | port::INBOUND => Fate::Refuse(DropReason::ProxyPort),
+        port::HBONE => Fate::Leave(LeaveReason::Hbone),
+        _ => Fate::Redirect(RedirectReason::Inbound),
+    }
+}
+
+/// Why a packet that could not be read to its end has to be refused: a call may be in it. Whoever gets it reads on where
+/// nobody does here: he takes off any number of priority tags (802.1Q) and follows any chain of headers (RFC 8200).
+#[inline(always)]
+pub const fn unreadable(packet: &Packet, parsed: Result<(), DropReason>) -> Option<DropReason> {
+    if is_tagged(packet.ether_type) {
+        return Some(DropReason::VlanTag);
+    }
+    match parsed {
+        Err(DropReason::UnknownEthertype | DropReason::UnknownProtocol) | Ok(()) => None,
+        Err(reason) => match packet.tuple.protocol {
+            Protocol::ICMP | Protocol::ICMPV6 | Protocol::SCTP => None,
+            Protocol(_) => Some(reason),
+        },
+    }
+}
+
 /// Judges a packet that a captured pod sends, on its device: with a proxy inside, a call that comes by here and should
-/// have been redirected at its socket has dodged that; with a proxy on the node, here is where it is redirected.
+/// have been redirected at its socket has dodged that, and so has a question to a DNS server with any proxy; with a proxy
+/// on the node, here is where a call is redirected.
 #[inline(always)]
 pub fn sent<L: Lookup>(
     lookup: &L,
     capture: &Capture,
     packet: &Packet,
+    parsed: Result<(), DropReason>,
     by_proxy: impl FnOnce() -> bool,
 ) -> Fate {
     let tuple = &packet.tuple;
-    if tuple.protocol.0 != Protocol::TCP.0 {
+    if matches!(packet.ether_type, ETH_ARP) {
+        return Fate::Leave(LeaveReason::Protocol);
+    }
+    if let Some(reason) = unreadable(packet, parsed) {
+        return Fate::Refuse(reason);
+    }
+    let asks = tuple.protocol.0 == Protocol::UDP.0 && tuple.dport == port::ASKED_DNS && capture.has_dns();
+    if tuple.protocol.0 != Protocol::TCP.0 && !asks {
         return Fate::Leave(LeaveReason::Protocol);
     }
     let whole = matches!(packet.fragment, Fragment::Whole);
-    if whole && !matches!(packet.kind, Kind::Tcp(flags) if flags.opens()) {
+    if whole && !asks && !matches!(packet.kind, Kind::Tcp(flags) if flags.opens()) {
         return Fate::Leave(LeaveReason::Established);
     }
     if by_proxy() {
         return Fate::Leave(LeaveReason::Proxy);
     }
-    if !whole {
+    if !whole && !asks {
         return Fate::Refuse(DropReason::TcpFragment);
     }
     // The node's own addresses have an owner, too: the proxy would be asked to call itself.
@@ -185,25 +222,30 @@ pub fn sent<L: Lookup>(
         return Fate::Refuse(DropReason::ProxyPort);
     }
     match outbound(lookup, capture, tuple.dst, tuple.dport, tuple.protocol) {
-        Fate::Redirect(_) if capture.is_inside() => Fate::Refuse(DropReason::Uncaptured),
+        Fate::Redirect(_) if capture.is_inside() || asks => Fate::Refuse(DropReason::Uncaptured),
         fate @ (Fate::Redirect(_) | Fate::Leave(_) | Fate::Refuse(_)) => fate,
     }
 }
 
 /// What capture makes of the verdict on a packet: the proxy is held to the rules itself, so what goes to it need not be
-/// permitted to the pod; but a packet that is not the pod's, or not sound, stays refused.
+/// permitted to the pod; but a packet that is not the pod's, or not sound, stays refused. Capture is never on trial: what
+/// belongs to the proxy does not pass it because the rules are.
 #[inline(always)]
-pub const fn overrule(verdict: Verdict, fate: Fate) -> Verdict {
-    let by_rules = match verdict {
-        Verdict::Allow(_) | Verdict::Redirect(_) => true,
-        Verdict::Deny(reason) => matches!(
+pub const fn overrule(by_rules: Outcome, fate: Fate) -> Outcome {
+    let (may_go, reason) = match by_rules {
+        Outcome::Allowed(_) | Outcome::Redirected(_) => (true, DropReason::NoRules),
+        Outcome::Denied(reason) | Outcome::Audited(reason) => (
+            matches!(
+                reason,
+                DropReason::NotGateway | DropReason::NotRegistered | DropReason::Port
+            ),
             reason,
-            DropReason::NotGateway | DropReason::NotRegistered | DropReason::Port
         ),
     };
     match fate {
-        Fate::Redirect(reason) if by_rules => Verdict::Redirect(reason),
-        Fate::Refuse(reason) if by_rules => Verdict::Deny(reason),
-        Fate::Leave(_) | Fate::Redirect(_) | Fate::Refuse(_) => verdict,
+        Fate::Leave(_) => by_rules,
+        Fate::Redirect(reason) if may_go => Outcome::Redirected(reason),
+        Fate::Refuse(reason) if may_go => Outcome::Denied(reason),
+        Fate::Redirect(_) | Fate::Refuse(_) => Outcome::Denied(reason),
     }
 }

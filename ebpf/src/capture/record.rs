@@ -261,6 +261,13 @@ impl Capture {
         self.uid != Self::NOBODY || self.gid != Self::NOBODY
     }
 
+    /// Whether it is said at all who the proxy is.
+    #[inline(always)]
+    pub const fn knows_proxy(&self) -> bool {
+        let [first, second, third, fourth] = &self.proxies;
+        first.id() != 0 || second.id() != 0 || third.id() != 0 || fourth.id() != 0 || self.has_proxy_user()
+    }
+
     /// Where a call for the proxy's port is sent instead of `dst`: the pod's own address, so that the caller's is its own
     /// too; the loopback one if the pod has none of this family.
     #[inline(always)]

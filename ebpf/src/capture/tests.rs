@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{judge::SIDECAR_SOURCES, *};
 use crate::{
-    Addr, DropReason, Verdict,
-    packet::Protocol,
+    Addr, DropReason,
+    event::Outcome,
+    packet::{ETH_IPV4, ETH_IPV6, Packet, Protocol, Tuple},
     reason::{LeaveReason, RedirectReason},
 };
 
@@ -212,18 +213,92 @@ fn the_node_itself_is_not_captured() {
 #[test]
 fn capture_overrules_what_the_rules_say_and_nothing_else() {
     let redirect = Fate::Redirect(RedirectReason::Outbound);
-    let overruled = overrule(Verdict::Deny(DropReason::NotGateway), redirect);
-    assert_eq!(overruled, Verdict::Redirect(RedirectReason::Outbound));
+    let redirected = Outcome::Redirected(RedirectReason::Outbound);
+    assert_eq!(
+        overrule(Outcome::Denied(DropReason::NotGateway), redirect),
+        redirected
+    );
     for reason in [
         DropReason::ForgedSource,
         DropReason::UnknownEndpoint,
         DropReason::Martian,
     ] {
-        assert_eq!(overrule(Verdict::Deny(reason), redirect), Verdict::Deny(reason));
+        let denied = Outcome::Denied(reason);
+        assert_eq!(overrule(denied, redirect), denied);
     }
-    let left = Fate::Leave(LeaveReason::Own);
+    let denied = Outcome::Denied(DropReason::NotGateway);
+    assert_eq!(overrule(denied, Fate::Leave(LeaveReason::Own)), denied);
+}
+
+#[test]
+fn rules_on_trial_do_not_put_capture_on_trial() {
+    let redirect = Fate::Redirect(RedirectReason::Outbound);
+    let refuse = Fate::Refuse(DropReason::Uncaptured);
+    let audited = Outcome::Audited(DropReason::NotGateway);
     assert_eq!(
-        overrule(Verdict::Deny(DropReason::NotGateway), left),
-        Verdict::Deny(DropReason::NotGateway)
+        overrule(audited, redirect),
+        Outcome::Redirected(RedirectReason::Outbound)
+    );
+    assert_eq!(overrule(audited, refuse), Outcome::Denied(DropReason::Uncaptured));
+    let forged = Outcome::Audited(DropReason::ForgedMac);
+    for fate in [redirect, refuse] {
+        assert_eq!(overrule(forged, fate), Outcome::Denied(DropReason::ForgedMac));
+    }
+    assert_eq!(overrule(forged, Fate::Leave(LeaveReason::Established)), forged);
+}
+
+#[test]
+fn what_may_hide_a_call_is_refused_and_what_cannot_is_not() {
+    let packet = |ether_type, protocol| Packet {
+        ether_type,
+        tuple: Tuple {
+            protocol,
+            ..Tuple::EMPTY
+        },
+        ..Packet::EMPTY
+    };
+    let chain = Err(DropReason::HeaderChain);
+    let routing = packet(ETH_IPV6, Protocol(43));
+    assert_eq!(unreadable(&routing, chain), Some(DropReason::HeaderChain));
+    assert_eq!(
+        unreadable(&packet(0x8100, Protocol(0)), Err(DropReason::UnknownEthertype)),
+        Some(DropReason::VlanTag)
+    );
+    let tunnel = packet(ETH_IPV6, Protocol(47));
+    assert_eq!(unreadable(&tunnel, Err(DropReason::UnknownProtocol)), None);
+    let icmp = packet(ETH_IPV6, Protocol::ICMPV6);
+    assert_eq!(unreadable(&icmp, Err(DropReason::Malformed)), None);
+    assert_eq!(unreadable(&packet(ETH_IPV6, Protocol::TCP), Ok(())), None);
+}
+
+#[test]
+fn a_question_that_dodged_its_socket_is_refused_on_the_device() {
+    let question = Packet {
+        ether_type: ETH_IPV4,
+        tuple: Tuple {
+            src: POD,
+            dst: OUTSIDE,
+            sport: 4711,
+            dport: 53,
+            protocol: Protocol::UDP,
+        },
+        ..Packet::EMPTY
+    };
+    let said = Said::default();
+    for mode in [Mode::Node, Mode::InPod] {
+        let capture = Capture::new(COOKIE, mode).dns_to(port::DNS);
+        assert_eq!(
+            sent(&said, &capture, &question, Ok(()), || false),
+            Fate::Refuse(DropReason::Uncaptured)
+        );
+        assert_eq!(
+            sent(&said, &capture, &question, Ok(()), || true),
+            Fate::Leave(LeaveReason::Proxy)
+        );
+    }
+    let without = Capture::new(COOKIE, Mode::InPod);
+    assert_eq!(
+        sent(&said, &without, &question, Ok(()), || false),
+        Fate::Leave(LeaveReason::Protocol)
     );
 }

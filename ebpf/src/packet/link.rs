@@ -14,6 +14,12 @@ const ARP_ETHERNET: u16 = 1;
 const ARP_REQUEST: u16 = 1;
 const ARP_REPLY: u16 = 2;
 
+/// Whether a VLAN tag follows.
+#[inline(always)]
+pub const fn is_tagged(ether_type: u16) -> bool {
+    matches!(ether_type, ETH_VLAN | ETH_QINQ)
+}
+
 /// Reads the link header. Returns where the next header starts.
 #[inline(always)]
 pub(super) fn parse<B: Bytes>(bytes: &B, link: Link, packet: &mut Packet) -> Result<usize, DropReason> {
@@ -35,7 +41,7 @@ pub(super) fn parse<B: Bytes>(bytes: &B, link: Link, packet: &mut Packet) -> Res
 #[inline(always)]
 fn skip_tags<B: Bytes>(bytes: &B, packet: &mut Packet, mut offset: usize) -> Result<usize, DropReason> {
     for _ in 0..MAX_TAGS {
-        if !matches!(packet.ether_type, ETH_VLAN | ETH_QINQ) {
+        if !is_tagged(packet.ether_type) {
             break;
         }
         let tag: VlanHdr = bytes.load(offset).ok_or(DropReason::Truncated)?;

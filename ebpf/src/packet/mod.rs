@@ -11,6 +11,7 @@ mod link;
 mod transport;
 
 pub use bytes::{Bytes, Header, Slice};
+pub use link::is_tagged;
 pub use transport::TcpFlags;
 
 use crate::{Addr, DropReason};
