@@ -11,8 +11,8 @@ use crate::{
     project::capture::{CaptureMode, Settings},
 };
 
-const OUTBOUND: Fate = Fate::Redirect(RedirectReason::Outbound);
-const DNS: Fate = Fate::Redirect(RedirectReason::Dns);
+pub(super) const OUTBOUND: Fate = Fate::Redirect(RedirectReason::Outbound);
+pub(super) const DNS: Fate = Fate::Redirect(RedirectReason::Dns);
 const INBOUND: Fate = Fate::Redirect(RedirectReason::Inbound);
 const RANGE: Fate = Fate::Leave(LeaveReason::ExcludedRange);
 const PORT: Fate = Fate::Leave(LeaveReason::ExcludedPort);
@@ -31,7 +31,7 @@ fn sidecars() -> Settings {
     }
 }
 
-fn ambient() -> Settings {
+pub(super) fn ambient() -> Settings {
     Settings {
         ambient: true,
         ..Settings::default()
@@ -39,7 +39,7 @@ fn ambient() -> Settings {
 }
 
 /// A pod with these annotations, as YAML, and a sidecar if there is to be one.
-fn mesh_pod(name: &str, addr: &str, annotations: &str, sidecar: bool) -> String {
+pub(super) fn mesh_pod(name: &str, addr: &str, annotations: &str, sidecar: bool) -> String {
     let PodName { namespace, name } = pod_name(name);
     let (status, containers) = if sidecar {
         (
@@ -61,7 +61,7 @@ status: {{phase: Running, podIPs: [{{ip: {addr}}}]}}
 }
 
 impl World {
-    fn capturing(mut self, capture: Settings) -> Self {
+    pub(super) fn capturing(mut self, capture: Settings) -> Self {
         self.capture = capture;
         let cgroup = Cgroup { id: 77, level: 3 };
         self.facts.cgroups.insert("/cgroup/proxy".into(), Ok(cgroup));
@@ -78,7 +78,7 @@ impl World {
         self.fate_of(1, destination, protocol, port)
     }
 
-    fn fate_of(&self, netns: u64, destination: &str, protocol: Protocol, port: u16) -> Fate {
+    pub(super) fn fate_of(&self, netns: u64, destination: &str, protocol: Protocol, port: u16) -> Fate {
         let desired = self.project().desired;
         let capture = desired.captures.get(&NetnsCookie(netns)).expect("a captured pod");
         let call = Call {
@@ -97,7 +97,7 @@ impl World {
         kernel_capture::inbound(&Kernel(&desired), capture, port)
     }
 
-    fn inside(&mut self, pod: &str, addresses: &[&str], routes: &[(&str, &str)]) {
+    pub(super) fn inside(&mut self, pod: &str, addresses: &[&str], routes: &[(&str, &str)]) {
         let network = self.facts.pods.get_mut(&pod_name(pod)).expect("a pod");
         let Ok(PodNetwork::Own { inside, .. }) = network else {
             panic!("{pod} has no network of its own")

@@ -1,5 +1,6 @@
 mod capture_model;
 mod captured;
+mod captured_by_node;
 mod eligible;
 mod kernel;
 mod model;
