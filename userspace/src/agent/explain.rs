@@ -3,18 +3,20 @@
 
 use anyhow::{Context as _, bail};
 use ebpf::{
-    Verdict, decide,
+    Addr, Verdict,
+    capture::{self, Capture},
+    decide,
     event::Outcome,
     packet::{Link, Packet, Protocol, Slice, Tuple, parse},
-    rules::{Endpoint, Identity},
+    rules::{Endpoint, Enforcement, Identity},
 };
 
 use super::{pass::Agent, probe, translate};
 use crate::{
-    api::{Cause, Destination, Explanation, Live, Question, What},
+    api::{CaptureExplanation, Cause, Destination, Explanation, Live, Question, What},
     desired::Ports,
     facts::{PodName, PodNetwork},
-    project::{self, Because, PolicyExplanation, Role},
+    project::{self, Because, CaptureMode, PolicyExplanation, Role},
 };
 
 impl Agent {
@@ -42,15 +44,24 @@ impl Agent {
         let endpoint = rules
             .endpoint(identity)?
             .with_context(|| format!("{pod}: the kernel does not know it (yet); its packets are denied"))?;
+        let capture = rules.capture(&endpoint)?;
+        let call = capture
+            .as_ref()
+            .and_then(|capture| explain_call(&rules, capture, destination));
         let frame = probe::frame(&endpoint, destination);
         let verdict = match &frame {
-            Some(frame) => judge_frame(&rules, &endpoint, frame),
+            Some(frame) => judge_frame(&rules, &endpoint, capture.as_ref(), frame),
             None if endpoint.is_host() => judge_call(&rules, &endpoint, destination),
             None => bail!("{pod} has no address of the family of {}", destination.address),
         };
         let generation = rules.generation().0;
+        let audited = if endpoint.is_stranger() {
+            rules.header().enforcement() == Enforcement::Audit
+        } else {
+            endpoint.is_audited()
+        };
         rules.check()?;
-        let outcome = Outcome::of(verdict, endpoint.is_audited());
+        let outcome = Outcome::of(verdict, audited);
         let (kind, reason) = translate::words(outcome);
         let live = match (live, &frame, identity) {
             (false, _, _) => None,
@@ -80,13 +91,14 @@ impl Agent {
             destination: *destination,
             because: self.causes(pod, destination),
             generation,
+            capture: call,
             live,
         })
     }
 
     /// How the kernel tells a pod.
     fn identity(&self, pod: &PodName) -> anyhow::Result<Identity> {
-        match self.facts.pods.get(pod) {
+        match self.with_input(|input| project::network_of(input, pod).cloned()) {
             Some(Ok(PodNetwork::Own { devices, .. })) => {
                 let device = devices.first().with_context(|| format!("{pod} has no device"))?;
                 Ok(Identity::Device(device.index.0))
@@ -161,10 +173,46 @@ impl Agent {
     }
 }
 
-fn judge_frame(rules: &crate::dataplane::Live<'_>, endpoint: &Endpoint, frame: &[u8]) -> Verdict {
+/// As `pod_out` does with a packet that is replayed.
+fn judge_frame(
+    rules: &crate::dataplane::Live<'_>,
+    endpoint: &Endpoint,
+    capture: Option<&Capture>,
+    frame: &[u8],
+) -> Verdict {
     let mut packet = Packet::EMPTY;
     let parsed = parse(&Slice(frame), Link::Ethernet, &mut packet);
-    decide::pod_out(rules, endpoint, &packet, parsed)
+    let verdict = if endpoint.is_stranger() {
+        decide::unknown_sender(rules.header().enforcement())
+    } else {
+        decide::pod_out(rules, endpoint, &packet, parsed)
+    };
+    let Some(capture) = capture else {
+        return verdict;
+    };
+    // With a proxy inside, it is the proxy's call that comes by there.
+    let fate = capture::sent(rules, capture, &packet, || capture.is_inside());
+    capture::overrule(verdict, fate)
+}
+
+/// What becomes of a call before there is a packet.
+fn explain_call(
+    rules: &crate::dataplane::Live<'_>,
+    capture: &Capture,
+    destination: &Destination,
+) -> Option<CaptureExplanation> {
+    let call = capture::Call {
+        src: Addr::UNSPECIFIED,
+        dst: destination.address.into(),
+        dport: destination.port,
+        protocol: destination.protocol.protocol(destination.address),
+        by_proxy: false,
+    };
+    let mode = CaptureMode::of(capture.mode())?;
+    Some(CaptureExplanation::new(
+        mode,
+        capture::call(rules, capture, &call),
+    ))
 }
 
 fn judge_call(rules: &crate::dataplane::Live<'_>, endpoint: &Endpoint, destination: &Destination) -> Verdict {

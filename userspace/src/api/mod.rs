@@ -12,10 +12,10 @@ use std::{
     str::FromStr,
 };
 
-use ebpf::packet::Protocol;
+use ebpf::{capture::Fate, packet::Protocol};
 use serde::{Deserialize, Serialize};
 
-use crate::{enrolled::Enrolled, facts::PodName};
+use crate::{enrolled::Enrolled, facts::PodName, project::CaptureMode};
 
 /// Name of the socket in the run directory.
 pub const SOCKET: &str = "agent.sock";
@@ -303,8 +303,54 @@ pub struct Explanation {
     pub because: Vec<Cause>,
     /// The rules that decided.
     pub generation: u64,
+    /// What capture does to the call, if the pod is captured. The verdict is on what then leaves the pod: with the proxy
+    /// inside it that is the proxy's own call there.
+    #[serde(default)]
+    pub capture: Option<CaptureExplanation>,
     /// What the live program said to the same packet, if it was asked.
     pub live: Option<Live>,
+}
+
+/// What becomes of a call of a captured pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureExplanation {
+    /// How the pod is captured.
+    pub mode: CaptureMode,
+    /// What becomes of the call.
+    pub fate: CallFate,
+    /// Why, in a word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub explanation: String,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallFate {
+    /// It goes to the proxy.
+    Redirect,
+    /// It goes where it wants to.
+    Leave,
+    /// It is refused.
+    Refuse,
+}
+
+impl CaptureExplanation {
+    /// Of a fate as the programs have it.
+    pub fn new(mode: CaptureMode, fate: Fate) -> Self {
+        let (fate, reason, explanation) = match fate {
+            Fate::Redirect(reason) => (CallFate::Redirect, reason.word(), reason.explanation()),
+            Fate::Leave(reason) => (CallFate::Leave, reason.word(), reason.explanation()),
+            Fate::Refuse(reason) => (CallFate::Refuse, reason.word(), reason.explanation()),
+        };
+        Self {
+            mode,
+            fate,
+            reason: reason.to_owned(),
+            explanation: explanation.to_owned(),
+        }
+    }
 }
 
 /// An object that a verdict comes from.

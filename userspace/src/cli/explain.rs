@@ -7,14 +7,14 @@ use clap::Args;
 
 use super::{Common, DENIED, Format, output};
 use crate::{
-    api::{Destination, Explanation, Kind, Question, Request, client},
+    api::{CallFate, Destination, Explanation, Kind, Question, Request, client},
     facts::PodName,
 };
 
 /// Say what would become of a packet, and why: the rule, its object, its generation.
 ///
 /// The answer is what the kernel does, because it is computed by the same function on the kernel's own maps.
-/// Exit code 3 if the packet would be denied.
+/// Exit code 3 if the packet would be denied, or the call refused by capture before there is one.
 ///
 /// Examples:
 ///
@@ -71,7 +71,12 @@ impl Explain {
                 answer.reason,
             );
         }
+        let refused = answer
+            .capture
+            .as_ref()
+            .is_some_and(|capture| capture.fate == CallFate::Refuse);
         Ok(match answer.verdict {
+            _ if refused => ExitCode::from(DENIED),
             Kind::Allow | Kind::Audit | Kind::Redirect => ExitCode::SUCCESS,
             Kind::Deny => ExitCode::from(DENIED),
         })
@@ -89,6 +94,18 @@ fn print(answer: &Explanation) -> std::io::Result<()> {
     };
     writeln!(out, "{word}: {} -> {}", answer.pod, answer.destination)?;
     writeln!(out, "  reason       {}: {}", answer.reason, answer.explanation)?;
+    if let Some(capture) = &answer.capture {
+        let fate = match capture.fate {
+            CallFate::Redirect => "goes to the proxy",
+            CallFate::Leave => "is left alone",
+            CallFate::Refuse => "is refused",
+        };
+        writeln!(
+            out,
+            "  capture      {}: the call {fate} ({}: {})",
+            capture.mode, capture.reason, capture.explanation
+        )?;
+    }
     for cause in &answer.because {
         let origin = cause
             .origin

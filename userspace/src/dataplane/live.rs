@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use aya::maps::{MapError, lpm_trie::Key};
 use ebpf::{
     Addr,
+    capture::{self, Capture, CaptureKey, Owner, PortKey, RangeKey, Scope},
     decide::Lookup,
     flow::{Flow, FlowKey, FragmentKey},
     packet::Protocol,
@@ -54,6 +55,13 @@ impl<'a> Live<'a> {
         let key = Shared(EndpointKey::new(self.bank, identity));
         let found = absent_is_none("ENDPOINTS", self.rules.endpoints.get(&key, 0))?;
         Ok(found.map(|Shared(endpoint)| endpoint))
+    }
+
+    /// How a local pod is captured, if it is.
+    pub fn capture(&self, endpoint: &Endpoint) -> Result<Option<Capture>, Error> {
+        let key = Shared(CaptureKey::new(self.bank, endpoint.captured()));
+        let found = absent_is_none("CAPTURES", self.rules.captures.get(&key, 0))?;
+        Ok(found.map(|Shared(capture)| capture))
     }
 
     /// Whether every look-up so far could be made. The decision asks for rules and cannot be told of an error: a
@@ -119,5 +127,25 @@ impl Lookup for Live<'_> {
             .map(std::time::Duration::from)
             .unwrap_or_default();
         u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl capture::Lookup for Live<'_> {
+    fn range(&self, netns: u64, addr: Addr) -> Scope {
+        let key = Key::new(RangeKey::BITS, Shared(RangeKey::new(self.bank, netns, addr)));
+        let found = self.look("RANGES", self.rules.ranges.get(&key, 0));
+        found.map_or(Scope::NONE, |Shared(scope)| scope)
+    }
+
+    fn port(&self, netns: u64, port: u16) -> Scope {
+        let key = Shared(PortKey::new(self.bank, netns, port));
+        let found = self.look("PORTS", self.rules.ports.get(&key, 0));
+        found.map_or(Scope::NONE, |Shared(scope)| scope)
+    }
+
+    fn owner(&self, addr: Addr) -> u64 {
+        let key = Shared(DestinationKey::new(self.bank, addr));
+        let found = self.look("OWNERS", self.rules.owners.get(&key, 0));
+        found.as_ref().map_or(0, |Shared(owner)| Owner::netns(owner))
     }
 }

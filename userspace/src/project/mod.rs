@@ -31,7 +31,7 @@ use self::{
 pub use self::{
     capture::{
         AmbientSelectors, CaptureMode, Captured, CapturedPod, Eligible, NotCaptured, Proxy,
-        Settings as CaptureSettings, Workload, depth, eligible,
+        Settings as CaptureSettings, Workload, depth, eligible, network_of,
     },
     explain::{Because, Contribution, Explanation, PolicyExplanation, explain},
     internal::{InternalSource, internal},

@@ -84,10 +84,7 @@ impl From<enrolled::Mode> for CaptureMode {
 }
 
 /// Where a pod's packets come from: what was found for it, or for the namespace that somebody has enrolled as this pod.
-pub(in crate::project) fn network_of<'a>(
-    input: &Input<'a>,
-    pod: &PodName,
-) -> Option<&'a Result<PodNetwork, String>> {
+pub fn network_of<'a>(input: &Input<'a>, pod: &PodName) -> Option<&'a Result<PodNetwork, String>> {
     let named = || input.enrolled.iter().find(|how| how.name.as_ref() == Some(pod));
     input
         .facts

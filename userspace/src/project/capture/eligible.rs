@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use ebpf::capture::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
@@ -25,6 +26,18 @@ pub enum CaptureMode {
     Sidecar,
     /// The proxy listens in the node's network namespace.
     Node,
+}
+
+impl CaptureMode {
+    /// Of a mode as the programs have it; what captures nothing is none.
+    pub const fn of(mode: Mode) -> Option<Self> {
+        match mode {
+            Mode::Guard => None,
+            Mode::Node => Some(Self::Node),
+            Mode::InPod => Some(Self::InPod),
+            Mode::Sidecar => Some(Self::Sidecar),
+        }
+    }
 }
 
 impl fmt::Display for CaptureMode {

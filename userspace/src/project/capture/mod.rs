@@ -28,14 +28,11 @@ use ebpf::{
 use ipnet::IpNet;
 
 use self::{chosen::Choice, owners::Owners};
+pub(super) use self::{chosen::is_enrolled, node::is_held};
 pub use self::{
-    chosen::depth,
+    chosen::{depth, network_of},
     eligible::{CaptureMode, Eligible, NotCaptured, eligible},
     settings::{AmbientSelectors, Settings},
-};
-pub(super) use self::{
-    chosen::{is_enrolled, network_of},
-    node::is_held,
 };
 use super::{Input, endpoints::Endpoints};
 use crate::{
