@@ -11,7 +11,7 @@ use serde::Serialize;
 
 /// The oldest kernel that every test runs on.
 const OLDEST: (u32, u32) = (6, 1);
-/// TCX came with this one.
+/// TCX came with this one, and packets can be handed to listeners with `SO_REUSEPORT` since then (`bpf_sk_assign`).
 const TCX: (u32, u32) = (6, 6);
 
 /// How a finding stands.
@@ -54,7 +54,10 @@ pub fn run() -> Vec<Finding> {
     let mut findings = vec![privileges(), kernel(), attachment()];
     findings.extend([
         program("tc programs", ProgramType::SchedClassifier),
-        program("connect and sendmsg hooks", ProgramType::CgroupSockAddr),
+        program("hooks of calls", ProgramType::CgroupSockAddr),
+        program("hooks of connections", ProgramType::SockOps),
+        program("getsockopt hooks", ProgramType::CgroupSockopt),
+        map("storage of sockets", MapType::SkStorage),
         map("hash maps", MapType::Hash),
         map("longest-prefix tries", MapType::LpmTrie),
         map("LRU hash maps", MapType::LruHash),
@@ -62,6 +65,7 @@ pub fn run() -> Vec<Finding> {
     ]);
     findings.extend([
         cgroups(),
+        reuseport(),
         jit(),
         unprivileged_bpf(),
         forwarding("net/ipv4/ip_forward", "IPv4 forwarding"),
@@ -154,7 +158,18 @@ fn cgroups() -> Finding {
         what: "cgroup v2",
         state,
         found,
-        means: "without it calls are not refused early, packets are dropped all the same",
+        means: "without it nothing is captured inside pods; calls are not refused early, packets are dropped all the same",
+    }
+}
+
+fn reuseport() -> Finding {
+    let can = release().is_some_and(|version| version >= TCX);
+    Finding {
+        what: "SO_REUSEPORT of proxies",
+        state: if can { State::Ok } else { State::Warning },
+        found: if can { "supported" } else { "not supported" }.to_owned(),
+        means: "before Linux 6.6 no packet can be handed to such a listener, and calls to captured pods are refused: set \
+                INPOD_PORT_REUSE=false (ztunnel), enable_reuse_port: false (Envoy)",
     }
 }
 

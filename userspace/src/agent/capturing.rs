@@ -97,7 +97,12 @@ impl Capturing {
     }
 
     /// Before the rules: puts into new pods what is to be inside them.
-    pub(super) fn prepare(&mut self, captured: &Captured, problems: &mut Vec<Problem>) {
+    pub(super) fn prepare<'a>(
+        &mut self,
+        captured: &Captured,
+        devices: impl IntoIterator<Item = &'a str>,
+        problems: &mut Vec<Problem>,
+    ) {
         let mut wanted = inside(captured);
         let leaving = self
             .inside
@@ -115,6 +120,7 @@ impl Capturing {
                 Ok(added) => info!(added, "the node's routing leads redirected packets to the proxy"),
                 Err(error) => problems.push(Problem::new(Severity::Error, error.to_string())),
             }
+            problems.extend(inpod::node_problems(devices));
         }
     }
 

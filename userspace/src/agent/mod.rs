@@ -93,6 +93,9 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     if settings.cgroup_root.is_none() {
         settings.cgroup_root = default_cgroup_root();
     }
+    if settings.capture.kubelet_cgroup.is_none() {
+        settings.capture.kubelet_cgroup = node::kubelet_cgroup();
+    }
     let listener = server::bind(&run_dir)?;
     let verdicts = Arc::new(Verdicts::default());
     let (commands, asked) = mpsc::channel(16);

@@ -143,7 +143,8 @@ impl Agent {
         self.names = self.resolver.names();
         self.projection = self.with_input(project);
         problems.extend(self.projection.report.problems.iter().cloned());
-        let applied = self.stores.is_complete() && view.is_some() && self.load(&mut problems);
+        let applied =
+            self.stores.is_complete() && view.as_ref().is_some_and(|view| self.load(view, &mut problems));
         self.observe(&mut problems);
         self.tell_who(view.as_ref());
         self.update_status(view.as_ref(), applied, problems);
@@ -194,8 +195,11 @@ impl Agent {
     }
 
     /// Loads the rules, and has captured pods enrolled around that. `false` if the kernel still has others.
-    fn load(&mut self, problems: &mut Vec<Problem>) -> bool {
-        self.capturing.prepare(&self.projection.captured, problems);
+    fn load(&mut self, view: &View, problems: &mut Vec<Problem>) -> bool {
+        let pods = view.links.iter().filter(|link| link.role == Role::Pod);
+        let devices = pods.map(|link| link.name.as_str());
+        self.capturing
+            .prepare(&self.projection.captured, devices, problems);
         if !self.apply(problems) {
             return false;
         }

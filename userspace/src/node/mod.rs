@@ -3,6 +3,7 @@
 //! The network namespace that the agent runs in is the node.
 
 mod inside;
+mod kubelet;
 mod links;
 mod listener;
 mod netns;
@@ -24,6 +25,7 @@ use rtnetlink::{Handle, MulticastGroup};
 
 use self::netns::Namespace;
 pub use self::{
+    kubelet::kubelet_cgroup,
     links::{Link, Role},
     listener::listener_cgroup,
 };

@@ -63,7 +63,8 @@ pub struct Settings {
     /// The same for a group.
     #[arg(long, value_name = "GID")]
     pub proxy_gid: Option<u32>,
-    /// The cgroup (v2) of the kubelet. Its calls to captured pods are probes, and not captured.
+    /// The cgroup (v2) of the kubelet. Its calls to captured pods are probes, and not captured. Unless it is given: that of
+    /// the process kubelet, kubelite or k3s outside of every container, if it is seen when the agent starts.
     #[arg(long, env = "SLUICE_KUBELET_CGROUP", value_name = "DIR")]
     pub kubelet_cgroup: Option<PathBuf>,
     /// Where to listen for ztunnel.
