@@ -3,8 +3,8 @@
 
 use anyhow::{Context as _, bail};
 use ebpf::{
-    Addr, Verdict,
-    capture::{self, Capture},
+    Addr, DropReason,
+    capture::{self, Capture, Fate},
     decide,
     event::Outcome,
     packet::{Link, Packet, Protocol, Slice, Tuple, parse},
@@ -13,7 +13,7 @@ use ebpf::{
 
 use super::{pass::Agent, probe, translate};
 use crate::{
-    api::{CaptureExplanation, Cause, Destination, Explanation, Live, Question, What},
+    api::{CallFate, CaptureExplanation, Cause, Destination, Explanation, Live, Question, Transport, What},
     desired::Ports,
     facts::{PodName, PodNetwork},
     project::{self, Because, CaptureMode, PolicyExplanation, Role},
@@ -45,24 +45,22 @@ impl Agent {
             .endpoint(identity)?
             .with_context(|| format!("{pod}: the kernel does not know it (yet); its packets are denied"))?;
         let capture = rules.capture(&endpoint)?;
+        let frame = probe::frame(&endpoint, destination);
         let call = capture
             .as_ref()
-            .and_then(|capture| explain_call(&rules, capture, destination));
-        let frame = probe::frame(&endpoint, destination);
-        let verdict = match &frame {
+            .and_then(|capture| explain_call(&rules, capture, destination, frame.as_deref()));
+        let outcome = match &frame {
             Some(frame) => judge_frame(&rules, &endpoint, capture.as_ref(), frame),
             None if endpoint.is_host() => judge_call(&rules, &endpoint, destination),
             None => bail!("{pod} has no address of the family of {}", destination.address),
         };
         let generation = rules.generation().0;
-        let audited = if endpoint.is_stranger() {
-            rules.header().enforcement() == Enforcement::Audit
-        } else {
-            endpoint.is_audited()
-        };
         rules.check()?;
-        let outcome = Outcome::of(verdict, audited);
         let (kind, reason) = translate::words(outcome);
+        let mut because = self.causes(pod, destination);
+        if call.as_ref().is_some_and(|call| call.fate == CallFate::Leave) {
+            because.extend(self.annotations(pod));
+        }
         let live = match (live, &frame, identity) {
             (false, _, _) => None,
             (true, Some(frame), Identity::Device(index)) => {
@@ -81,15 +79,15 @@ impl Agent {
         Ok(Explanation {
             verdict: kind,
             reason: reason.to_owned(),
-            explanation: match verdict {
-                Verdict::Allow(reason) => reason.explanation(),
-                Verdict::Redirect(reason) => reason.explanation(),
-                Verdict::Deny(reason) => reason.explanation(),
+            explanation: match outcome {
+                Outcome::Allowed(reason) => reason.explanation(),
+                Outcome::Redirected(reason) => reason.explanation(),
+                Outcome::Denied(reason) | Outcome::Audited(reason) => reason.explanation(),
             }
             .to_owned(),
             pod: pod.clone(),
             destination: *destination,
-            because: self.causes(pod, destination),
+            because,
             generation,
             capture: call,
             live,
@@ -138,6 +136,21 @@ impl Agent {
         causes
     }
 
+    /// What a pod's annotations exclude from capture, or include alone.
+    fn annotations(&self, pod: &PodName) -> Vec<Cause> {
+        let Some(pod) = self.stores.pods.get(pod) else {
+            return Vec::new();
+        };
+        let said = pod.mesh.annotations.iter();
+        let said = said.filter(|(key, _)| key.starts_with("traffic.sidecar.istio.io/"));
+        let causes = said.map(|(key, value)| Cause {
+            object: format!("Pod {}", pod.name),
+            origin: Some(pod.origin.to_string()),
+            says: format!("annotation {key}: {value:?}"),
+        });
+        causes.collect()
+    }
+
     fn rules(&self) -> Vec<serde_json::Value> {
         let endpoints = &self.projection.report.endpoints;
         // What only says that there is something permitted is no permission of its own.
@@ -179,28 +192,50 @@ fn judge_frame(
     endpoint: &Endpoint,
     capture: Option<&Capture>,
     frame: &[u8],
-) -> Verdict {
+) -> Outcome {
     let mut packet = Packet::EMPTY;
     let parsed = parse(&Slice(frame), Link::Ethernet, &mut packet);
-    let verdict = if endpoint.is_stranger() {
-        decide::unknown_sender(rules.header().enforcement())
+    let by_rules = if endpoint.is_stranger() {
+        let enforcement = rules.header().enforcement();
+        let audited = enforcement == Enforcement::Audit;
+        Outcome::of(decide::unknown_sender(enforcement), audited)
     } else {
-        decide::pod_out(rules, endpoint, &packet, parsed)
+        let verdict = decide::pod_out(rules, endpoint, &packet, parsed);
+        Outcome::of(verdict, endpoint.is_audited())
     };
-    let Some(capture) = capture else {
-        return verdict;
-    };
-    // With a proxy inside, it is the proxy's call that comes by there.
-    let fate = capture::sent(rules, capture, &packet, || capture.is_inside());
-    capture::overrule(verdict, fate)
+    match capture {
+        Some(capture) => capture::overrule(by_rules, sent(rules, capture, &packet, parsed)),
+        None => by_rules,
+    }
 }
 
-/// What becomes of a call before there is a packet.
+/// With a proxy inside, it is the proxy's call that comes by the pod's device.
+fn sent(
+    rules: &crate::dataplane::Live<'_>,
+    capture: &Capture,
+    packet: &Packet,
+    parsed: Result<(), DropReason>,
+) -> Fate {
+    capture::sent(rules, capture, packet, parsed, || capture.is_inside())
+}
+
+/// What becomes of a call: with a proxy on the node, that is decided where its first packet leaves the pod; otherwise
+/// before there is one.
 fn explain_call(
     rules: &crate::dataplane::Live<'_>,
     capture: &Capture,
     destination: &Destination,
+    frame: Option<&[u8]>,
 ) -> Option<CaptureExplanation> {
+    let mode = CaptureMode::of(capture.mode())?;
+    if let (CaptureMode::Node, Transport::Tcp, Some(frame)) = (mode, destination.protocol, frame) {
+        let mut packet = Packet::EMPTY;
+        let parsed = parse(&Slice(frame), Link::Ethernet, &mut packet);
+        return Some(CaptureExplanation::new(
+            mode,
+            sent(rules, capture, &packet, parsed),
+        ));
+    }
     let call = capture::Call {
         src: Addr::UNSPECIFIED,
         dst: destination.address.into(),
@@ -208,21 +243,20 @@ fn explain_call(
         protocol: destination.protocol.protocol(destination.address),
         by_proxy: false,
     };
-    let mode = CaptureMode::of(capture.mode())?;
     Some(CaptureExplanation::new(
         mode,
         capture::call(rules, capture, &call),
     ))
 }
 
-fn judge_call(rules: &crate::dataplane::Live<'_>, endpoint: &Endpoint, destination: &Destination) -> Verdict {
+fn judge_call(rules: &crate::dataplane::Live<'_>, endpoint: &Endpoint, destination: &Destination) -> Outcome {
     let tuple = Tuple {
         dst: destination.address.into(),
         dport: destination.port,
         protocol: destination.protocol.protocol(destination.address),
         ..Tuple::EMPTY
     };
-    decide::call(rules, endpoint, &tuple)
+    Outcome::of(decide::call(rules, endpoint, &tuple), endpoint.is_audited())
 }
 
 fn policy_causes(policy: &PolicyExplanation) -> Vec<Cause> {
