@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
+use ebpf::DropReason;
 
 use super::{Common, DENIED, Format, output};
 use crate::{
@@ -77,16 +78,25 @@ impl Explain {
             .is_some_and(|capture| capture.fate == CallFate::Refuse);
         Ok(match answer.verdict {
             _ if refused => ExitCode::from(DENIED),
+            Kind::Deny if redirected_before(&answer) => ExitCode::SUCCESS,
             Kind::Allow | Kind::Audit | Kind::Redirect => ExitCode::SUCCESS,
             Kind::Deny => ExitCode::from(DENIED),
         })
     }
 }
 
+/// Whether a packet like this only leaves the pod if it has dodged the hooks that would have redirected its call.
+fn redirected_before(answer: &Explanation) -> bool {
+    let capture = answer.capture.as_ref();
+    answer.reason == DropReason::Uncaptured.word()
+        && capture.is_some_and(|capture| capture.fate == CallFate::Redirect)
+}
+
 fn print(answer: &Explanation) -> std::io::Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     let word = match answer.verdict {
+        Kind::Deny if redirected_before(answer) => "REDIRECTED at its socket; past that it would be denied",
         Kind::Allow => "ALLOWED",
         Kind::Deny => "DENIED",
         Kind::Redirect => "REDIRECTED",
