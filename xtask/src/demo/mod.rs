@@ -18,12 +18,13 @@ use serde::Deserialize;
 use crate::{build_ebpf, packages, shell, vm};
 
 /// What the demonstration calls.
-const TOOLS: [(&str, &str); 3] = [
+const TOOLS: [(&str, &str); 4] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("dnsmasq", "dnsmasq-base"),
+    ("haproxy", "haproxy"),
 ];
-const EXAMPLE: &str = "deploy/examples/egress-gateway";
+const EXAMPLES: &str = "deploy/examples";
 /// Most of it for machines that are emulated.
 const VM_TIMEOUT: Duration = Duration::from_mins(8);
 const VM_MEMORY_MIB: u64 = 1536;
@@ -32,8 +33,9 @@ const VM_MEMORY_MIB: u64 = 1536;
 ///
 /// A whole cluster of one node is made of network namespaces on this machine: two client pods, an egress gateway (a
 /// real Envoy that originates TLS), a resolver, and an "internet" with HTTP and HTTPS servers, IPv4 and IPv6. The agent
-/// reads the manifests of deploy/examples/egress-gateway. Nothing of the machine itself is touched, and everything is
-/// gone afterwards. Without root the same happens in a virtual machine.
+/// reads the manifests of deploy/examples/egress-gateway. On a second node pods are captured: by an Envoy and by an HAProxy
+/// on the node, by an Envoy inside the pod, by a sidecar (deploy/examples/sidecar-excluded-range). Nothing of the machine
+/// itself is touched, and everything is gone afterwards. Without root the same happens in a virtual machine.
 ///
 /// Each line of the table shows what a pod tried, the verdicts that its packets got on their way, and what came of it.
 /// The exit code is 0 if every line is as expected.
@@ -78,7 +80,7 @@ impl Demo {
         let started = Instant::now();
         packages::ensure(
             &TOOLS,
-            "the demonstration is made of network namespaces, nftables rules and a real DNS server",
+            "the demonstration is made of network namespaces, nftables rules, a real DNS server and real proxies",
         )?;
         let certificates = certificates::ensure()?;
         let envoy = envoy::ensure()?;
@@ -113,7 +115,7 @@ fn on_this_machine(envoy: &Path, certificates: &Path, keep: bool) -> Result<Exit
     let record = record();
     shell::create_parent(&record)?;
     let mut command = Command::new(demonstration());
-    command.args([envoy, certificates, &shell::root().join(EXAMPLE), &record]);
+    command.args([envoy, certificates, &shell::root().join(EXAMPLES), &record]);
     command
         .args(keep.then_some("--keep"))
         .env("SLUICE_BIN", shell::target("debug/sluice"))
@@ -155,7 +157,7 @@ fn in_machine(kernel: &str, envoy: &Path, certificates: &Path) -> Result<ExitCod
     let programs = [demonstration(), shell::target("debug/sluice"), envoy.to_owned()];
     let files = [
         (certificates.to_owned(), PathBuf::from("/demo/certificates")),
-        (shell::root().join(EXAMPLE), PathBuf::from("/demo/example")),
+        (shell::root().join(EXAMPLES), PathBuf::from("/demo/examples")),
     ];
     let outcome = vm::run(&vm::Job {
         name: "demo",
@@ -167,7 +169,7 @@ fn in_machine(kernel: &str, envoy: &Path, certificates: &Path) -> Result<ExitCod
             "sluice-demo",
             "/usr/local/bin/envoy",
             "/demo/certificates",
-            "/demo/example",
+            "/demo/examples",
             "/tmp/standing.json",
         ],
         env: &[("SLUICE_BIN", "/usr/local/bin/sluice")],

@@ -1,7 +1,8 @@
 //! As much of DNS as a client needs: one question, the addresses of the answer.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -14,12 +15,7 @@ const HEADER: usize = 12;
 /// Asks `server` for the addresses of `name`, of the family that the server is asked by. An error of the socket is an
 /// answer of the network and comes back as it is.
 pub(crate) fn resolve(server: IpAddr, port: u16, name: &str, patience: Duration) -> Result<Vec<IpAddr>> {
-    let any = if server.is_ipv4() {
-        IpAddr::from([0; 4])
-    } else {
-        IpAddr::from([0; 16])
-    };
-    let socket = UdpSocket::bind((any, 0)).context("opening a UDP socket")?;
+    let socket = UdpSocket::bind(unspecified((server, port).into())).context("opening a UDP socket")?;
     socket.set_read_timeout(Some(patience))?;
     socket.send_to(&question(name, server.is_ipv6())?, (server, port))?;
     // Connected only after the call was made: errors that come back belong to this socket then.
@@ -27,6 +23,72 @@ pub(crate) fn resolve(server: IpAddr, port: u16, name: &str, patience: Duration)
     let mut answer = [0; 512];
     let len = socket.recv(&mut answer)?;
     addresses(&answer[..len]).with_context(|| format!("{server} answered something unreadable for {name}"))
+}
+
+/// How a question is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// `sendto()` and `recvfrom()`.
+    Udp,
+    /// `connect()` first.
+    ConnectedUdp,
+    /// A connection.
+    Tcp,
+}
+
+/// An answer, and who it says that it comes from.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) from: SocketAddr,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Asks `server` for the addresses of `name`, of the family that the server is asked by.
+pub(crate) fn ask(server: SocketAddr, name: &str, by: By, patience: Duration) -> Result<Answer> {
+    let question = question(name, server.is_ipv6())?;
+    let (from, answer) = match by {
+        By::Udp => {
+            let socket = UdpSocket::bind(unspecified(server))?;
+            socket.set_read_timeout(Some(patience))?;
+            socket.send_to(&question, server)?;
+            let mut answer = vec![0; 512];
+            let (len, from) = socket.recv_from(&mut answer)?;
+            answer.truncate(len);
+            (from, answer)
+        }
+        By::ConnectedUdp => {
+            let socket = UdpSocket::bind(unspecified(server))?;
+            socket.set_read_timeout(Some(patience))?;
+            socket.connect(server)?;
+            socket.send(&question)?;
+            let mut answer = vec![0; 512];
+            let len = socket.recv(&mut answer)?;
+            answer.truncate(len);
+            (socket.peer_addr()?, answer)
+        }
+        By::Tcp => {
+            let mut stream = TcpStream::connect_timeout(&server, patience)?;
+            stream.set_read_timeout(Some(patience))?;
+            let len = u16::try_from(question.len()).context("a question is too long")?;
+            stream.write_all(&[&len.to_be_bytes(), question.as_slice()].concat())?;
+            let mut len = [0; 2];
+            stream.read_exact(&mut len)?;
+            let mut answer = vec![0; usize::from(u16::from_be_bytes(len))];
+            stream.read_exact(&mut answer)?;
+            (stream.peer_addr()?, answer)
+        }
+    };
+    let addresses = addresses(&answer).with_context(|| format!("{server} answered something unreadable"))?;
+    Ok(Answer { from, addresses })
+}
+
+fn unspecified(like: SocketAddr) -> SocketAddr {
+    let any = if like.is_ipv4() {
+        IpAddr::from([0; 4])
+    } else {
+        IpAddr::from([0; 16])
+    };
+    SocketAddr::new(any, 0)
 }
 
 /// A query with recursion desired.

@@ -215,9 +215,9 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// The last line. Whether everything was as expected.
-    pub(crate) fn conclude(self) -> bool {
-        self.table.conclude()
+    /// What has been shown, for somebody else to go on with.
+    pub(crate) fn leave(self) -> Table {
+        self.table
     }
 
     /// Sends until a verdict is seen.

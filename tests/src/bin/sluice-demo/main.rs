@@ -1,6 +1,7 @@
 //! The demonstration: a cluster of one node on network namespaces, with an egress gateway that is a real Envoy, and
-//! one way out of it. `cargo xtask demo` prepares what it needs and runs it.
+//! one way out of it; then another one whose pods are captured by proxies. `cargo xtask demo` prepares what it needs and runs it.
 
+mod capture;
 mod dns;
 mod judge;
 mod probe;
@@ -29,7 +30,7 @@ use crate::{
 };
 
 const USAGE: &str =
-    "usage: sluice-demo ENVOY CERTIFICATES EXAMPLE RECORD [--keep]\n       sluice-demo --clean RECORD";
+    "usage: sluice-demo ENVOY CERTIFICATES EXAMPLES RECORD [--keep]\n       sluice-demo --clean RECORD";
 
 fn main() -> ExitCode {
     match run() {
@@ -47,11 +48,12 @@ fn run() -> Result<bool> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["--clean", record] => standing::clear(record.as_ref()).map(|()| true),
-        [envoy, certificates, example, record, rest @ ..] if rest.is_empty() || rest == ["--keep"] => {
+        [envoy, certificates, examples, record, rest @ ..] if rest.is_empty() || rest == ["--keep"] => {
             let ingredients = Ingredients {
                 envoy: PathBuf::from(envoy),
                 certificates: PathBuf::from(certificates),
-                example: PathBuf::from(example),
+                example: Path::new(examples).join("egress-gateway"),
+                sidecar: Path::new(examples).join("sidecar-excluded-range"),
             };
             demonstrate(&ingredients, record.as_ref(), !rest.is_empty())
         }
@@ -83,10 +85,14 @@ fn perform(
     interrupted: &AtomicBool,
 ) -> Result<bool> {
     let mut stage = Stage::build(ingredients)?;
-    standing.remember(&stage)?;
-    let (as_expected, _late) = show::play(&mut stage, interrupted)?;
-    if keep {
-        standing::print_guide(&stage);
+    standing.remember(stage.folders())?;
+    let (mut table, late) = show::play(&mut stage, interrupted)?;
+    // An emulated machine has little memory; what is to be looked at later stays.
+    let kept = keep.then_some((late, stage));
+    capture::play(ingredients, standing, &mut table, interrupted)?;
+    let as_expected = table.conclude();
+    if let Some((_late, stage)) = &kept {
+        standing::print_guide(stage);
         standing.announce(as_expected)?;
         while !interrupted.load(Ordering::Relaxed) {
             thread::park();

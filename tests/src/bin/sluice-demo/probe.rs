@@ -218,7 +218,7 @@ pub(crate) fn has_arrived(bench: &sluice_tests::Bench, outside: &Capture, frame:
 }
 
 /// An error that a network gives, in a word; any other is a fault of the demonstration.
-fn refusal(error: &io::Error) -> Result<Seen> {
+pub(crate) fn refusal(error: &io::Error) -> Result<Seen> {
     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
         return Ok(Seen::Silence);
     }

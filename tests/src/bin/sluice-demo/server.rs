@@ -9,7 +9,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sluice_tests::{Pod, netns::Netns};
+use sluice_tests::{
+    Pod,
+    cgroup::Cgroup,
+    netns::{Netns, on_thread},
+};
 
 /// How long a program may take to listen; an emulated machine needs most of it.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -21,6 +25,8 @@ pub(crate) enum Place<'a> {
     Netns(&'a Netns),
     /// In the namespace and the cgroup of a pod.
     Pod(&'a Pod),
+    /// In a namespace, in a cgroup of its own.
+    Cgroup(&'a Netns, &'a Cgroup),
 }
 
 /// A program that runs until this is dropped.
@@ -43,6 +49,11 @@ impl Server {
         let spawned = match place {
             Place::Netns(netns) => netns.run(|| command.spawn()),
             Place::Pod(pod) => pod.run(|| command.spawn()),
+            Place::Cgroup(netns, cgroup) => on_thread(|| {
+                cgroup.join()?;
+                netns.enter()?;
+                Ok(command.spawn())
+            }),
         }?;
         let program = command.get_program().to_string_lossy();
         let child = spawned.with_context(|| format!("cannot run {program} for {name}: is it installed?"))?;

@@ -12,10 +12,11 @@ use crate::{
     judge::{Expect, Flow, Judge, Try},
     probe::{self, By, Http, Seen},
     stage::{DNS_SERVICE, ECHO_PORT, GATEWAY_SERVICE, OTHER_HOST, REGISTERED_HOST, Stage, WORLD_DNS, at, ip},
+    table::Table,
 };
 
-/// Shows everything. Returns whether it was as expected, and the pod that joined meanwhile.
-pub(crate) fn play(stage: &mut Stage, interrupted: &AtomicBool) -> Result<(bool, Pod)> {
+/// Shows enforcement. Returns the table so far, and the pod that joined meanwhile.
+pub(crate) fn play(stage: &mut Stage, interrupted: &AtomicBool) -> Result<(Table, Pod)> {
     stage.agent.restart()?;
     let mut judge = Judge::call(stage, interrupted)?;
 
@@ -101,7 +102,7 @@ pub(crate) fn play(stage: &mut Stage, interrupted: &AtomicBool) -> Result<(bool,
         Expect::Pass("rule"),
         through_gateway(stage, &late, REGISTERED_HOST),
     )?;
-    Ok((judge.conclude(), late))
+    Ok((judge.leave(), late))
 }
 
 /// Out of the cluster past the gateway, in every way.

@@ -31,14 +31,18 @@ pub(crate) const DNS_SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 /// Where pods answer each other.
 pub(crate) const ECHO_PORT: u16 = 7;
 
-const POLICY: &str = "egresspolicy";
+/// The file of the policy in an example.
+pub(crate) const POLICY: &str = "egresspolicy";
 
 /// What the demonstration is made of.
 #[derive(Debug)]
 pub(crate) struct Ingredients {
     pub(crate) envoy: PathBuf,
     pub(crate) certificates: PathBuf,
+    /// The example of the egress gateway.
     pub(crate) example: PathBuf,
+    /// The example of a sidecar with an excluded range.
+    pub(crate) sidecar: PathBuf,
 }
 
 /// Dropped in this order: agent first, network last.
@@ -69,7 +73,7 @@ impl Stage {
         let gateway = bench.pod("egress", "waypoint")?;
         let resolver = bench.pod("kube-system", "resolver")?;
         let pods = [&client, &neighbour, &gateway, &resolver];
-        let policy = declare(&bench, &ingredients.example, &pods)?;
+        let policy = declare(&bench, &ingredients.example, &pods, &[])?;
         bench.node().run(|| command::nft(KUBE_PROXY))??;
         bench.outside().run(|| {
             let [v4, v6] = WORLD_DNS;
@@ -121,15 +125,35 @@ impl Stage {
         self.bench.state().declare(pod)
     }
 
+    /// Folders of its own; a file system is mounted in one of them.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        folders(&self.agent, &self.bench, &self.folder)
+    }
+
     /// Logs of the programs on stage.
     pub(crate) fn logs(&self) -> impl Iterator<Item = &Path> {
         self.servers.iter().map(Server::log)
     }
 }
 
-/// Copies the example into the agent's folder, with the namespaces that the pods have here. Returns the policy, which
-/// is left out.
-fn declare(bench: &Bench, example: &Path, pods: &[&Pod]) -> Result<String> {
+/// What an agent, a bench and its programs have written to.
+pub(crate) fn folders(agent: &Agent, bench: &Bench, folder: &TempDir) -> Vec<PathBuf> {
+    let bpffs = agent.bpffs();
+    [bpffs.parent(), Some(bench.state().path()), Some(folder.path())]
+        .into_iter()
+        .flatten()
+        .map(Path::to_owned)
+        .collect()
+}
+
+/// Copies the example into the agent's folder, with the namespaces that the pods have here and with these words of them
+/// replaced. Returns the policy, which is left out.
+pub(crate) fn declare(
+    bench: &Bench,
+    example: &Path,
+    pods: &[&Pod],
+    replaced: &[(&str, &str)],
+) -> Result<String> {
     let entries =
         fs::read_dir(example).with_context(|| format!("cannot read the example {}", example.display()))?;
     let mut policy = None;
@@ -160,6 +184,10 @@ fn declare(bench: &Bench, example: &Path, pods: &[&Pod]) -> Result<String> {
                     pod.name()
                 );
                 text = text.replace(&theirs, &format!("{}\n", pod.netns().path().display()));
+            }
+            for (from, to) in replaced {
+                ensure!(text.contains(from), "{} does not say {from}", path.display());
+                text = text.replace(from, to);
             }
         }
         bench.state().write(name, &text)?;
@@ -233,7 +261,8 @@ fn start_servers(
         .collect()
 }
 
-fn envoy(binary: &Path, config: &Path) -> Command {
+/// An Envoy with this configuration.
+pub(crate) fn envoy(binary: &Path, config: &Path) -> Command {
     let mut command = Command::new(binary);
     command.args([
         "--disable-hot-restart",
@@ -248,7 +277,12 @@ fn envoy(binary: &Path, config: &Path) -> Command {
 }
 
 /// A DNS server that knows `hosts`, asks `upstream` for all others, and remembers nothing.
-fn dnsmasq(listen: [&str; 2], port: u16, hosts: &[(&str, [&str; 2])], upstream: Option<&str>) -> Command {
+pub(crate) fn dnsmasq(
+    listen: [&str; 2],
+    port: u16,
+    hosts: &[(&str, [&str; 2])],
+    upstream: Option<&str>,
+) -> Command {
     let mut command = Command::new("dnsmasq");
     // No file of this machine, and no user of it: an emulated machine has none.
     command.args([

@@ -70,15 +70,9 @@ impl Standing {
         Ok(standing)
     }
 
-    /// With these folders.
-    pub(crate) fn remember(&mut self, stage: &Stage) -> Result<()> {
-        let agent = stage.agent.bpffs();
-        let folders = [
-            agent.parent(),
-            Some(stage.bench.state().path()),
-            Some(stage.folder.path()),
-        ];
-        self.record.folders = folders.into_iter().flatten().map(Path::to_owned).collect();
+    /// With these folders, too.
+    pub(crate) fn remember(&mut self, folders: Vec<PathBuf>) -> Result<()> {
+        self.record.folders.extend(folders);
         self.write()
     }
 

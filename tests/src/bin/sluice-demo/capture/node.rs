@@ -1,0 +1,117 @@
+//! Node mode: a proxy of the node takes the calls of its pods.
+
+use anyhow::Result;
+use sluice_tests::bench::addresses::{NODE_V4, NODE_V6, REGISTERED, UNREGISTERED};
+
+use super::{
+    access_log::AccessLog,
+    caller::{self, Answer, Outcome},
+    line::Line,
+    stage::{Proxy, Stage},
+};
+use crate::{
+    probe::Seen,
+    stage::{OTHER_HOST, REGISTERED_HOST, ip},
+    table::Table,
+};
+
+/// With an Envoy, and without one.
+pub(super) fn by_envoy(stage: &Stage, table: &mut Table) -> Result<()> {
+    Table::chapter("Capture, node mode: a namespace labelled sluice.dev/capture=node, an Envoy on the node");
+    let envoy = stage.node_envoy()?;
+    reaches_neighbour(stage, table, "envoy", &envoy.log)?;
+    goes_by_gateway(stage, table, &envoy.log)?;
+    is_held_to_policy(stage, table, &envoy.log)?;
+    drop(envoy);
+    is_refused(stage, table)
+}
+
+/// With an `HAProxy`, which stays.
+pub(super) fn by_haproxy(stage: &Stage, table: &mut Table) -> Result<Proxy> {
+    Table::chapter("The same with another proxy in its place: an HAProxy with `bind … transparent`");
+    let haproxy = stage.node_haproxy()?;
+    reaches_neighbour(stage, table, "haproxy", &haproxy.log)?;
+    Ok(haproxy)
+}
+
+fn reaches_neighbour(stage: &Stage, table: &mut Table, proxy: &str, log: &AccessLog) -> Result<()> {
+    let client = &stage.client;
+    for (to, node) in Stage::served(&stage.neighbour)
+        .into_iter()
+        .zip([NODE_V4, NODE_V6])
+    {
+        stage.events.clear();
+        let mut line = Line::new("client", format!("http://{to}"));
+        let outcome = caller::get(client, to, "neighbour")?;
+        line.verdict(stage, "redirect", "outbound", to);
+        if let Outcome::Made(call) = &outcome {
+            line.logged(log, proxy, "outbound", call, to)?;
+        }
+        if let Some(served) = line.served(&outcome, to) {
+            line.require(
+                served.from.ip() == ip(node) && served.to == to,
+                format!("the server to be called by the node, {node}"),
+            );
+            line.by("neighbour");
+        }
+        line.explained(stage, client, to, "redirect", "outbound")?;
+        line.show(table, outcome.seen());
+    }
+    Ok(())
+}
+
+/// What is permitted goes through the egress gateway, as the proxy is told to.
+fn goes_by_gateway(stage: &Stage, table: &mut Table, log: &AccessLog) -> Result<()> {
+    for (to, gateway) in Stage::web(REGISTERED).into_iter().zip(stage.gateway.addresses()) {
+        stage.events.clear();
+        let mut line = Line::new("client", format!("http://{to}, Host: {REGISTERED_HOST}"));
+        let outcome = caller::get(&stage.client, to, REGISTERED_HOST)?;
+        line.verdict(stage, "redirect", "outbound", to);
+        if let Outcome::Made(call) = &outcome {
+            line.logged(log, "envoy", "outbound", call, to)?;
+        }
+        if let Some(served) = line.served(&outcome, to) {
+            line.require(
+                served.from.ip() == gateway && served.host == REGISTERED_HOST,
+                format!("the server to be called by the gateway, {gateway}"),
+            );
+            line.by("gateway > outside");
+        }
+        line.show(table, outcome.seen());
+    }
+    Ok(())
+}
+
+/// What is not permitted is refused to the proxy, too.
+fn is_held_to_policy(stage: &Stage, table: &mut Table, log: &AccessLog) -> Result<()> {
+    for to in Stage::web(UNREGISTERED) {
+        stage.events.clear();
+        let mut line = Line::new("client", format!("http://{to}, Host: {OTHER_HOST}"));
+        let outcome = caller::get(&stage.client, to, OTHER_HOST)?;
+        line.verdict(stage, "redirect", "outbound", to);
+        if let Outcome::Made(call) = &outcome {
+            line.logged(log, "envoy", "outbound", call, to)?;
+            line.require(matches!(call.answer, Answer::Status(503)), "the proxy to fail");
+        } else {
+            line.require(false, "the proxy to take it");
+        }
+        line.verdict(stage, "deny", "not-gateway", to);
+        line.show(table, outcome.seen());
+    }
+    Ok(())
+}
+
+fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
+    for to in Stage::served(&stage.neighbour) {
+        stage.events.clear();
+        let mut line = Line::new("client", format!("http://{to}, the proxy stopped"));
+        let outcome = caller::get(&stage.client, to, "neighbour")?;
+        line.verdict(stage, "deny", "no-proxy", to);
+        line.require(
+            matches!(outcome, Outcome::Failed(Seen::Refused(_))),
+            "it to be refused at once",
+        );
+        line.show(table, outcome.seen());
+    }
+    Ok(())
+}
