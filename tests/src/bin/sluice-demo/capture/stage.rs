@@ -204,7 +204,7 @@ impl Stage {
         let folder = self.folder.path();
         let log = folder.join(format!("{name}-access.log"));
         let path = folder.join(format!("{name}.yaml"));
-        fs::write(&path, config.replace("ACCESS_LOG", &log.display().to_string()))
+        fs::write(&path, config.replace("/dev/stdout", &log.display().to_string()))
             .with_context(|| format!("cannot write {}", path.display()))?;
         let mut command = stage::envoy(&self.envoy, &path);
         // The access log is buffered for so long.
