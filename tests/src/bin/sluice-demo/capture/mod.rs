@@ -34,7 +34,7 @@ pub(crate) fn play(
 
     node::by_envoy(&stage, table)?;
     going()?;
-    let node_proxy = node::by_haproxy(&stage, table)?;
+    node::by_haproxy(&stage, table)?;
     going()?;
     let ambient = ambient::play(&stage, table)?;
     going()?;
@@ -42,6 +42,7 @@ pub(crate) fn play(
     going()?;
     let sidecar = sidecar::play(&stage, table)?;
     going()?;
+    let node_proxy = stage.node_envoy()?;
     traces::play(&stage, table)?;
     drop((node_proxy, sidecar));
     ambient::end(&stage, ambient, table)

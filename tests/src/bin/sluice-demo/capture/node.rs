@@ -7,7 +7,7 @@ use super::{
     access_log::AccessLog,
     caller::{self, Answer, Outcome},
     line::Line,
-    stage::{Proxy, Stage},
+    stage::Stage,
 };
 use crate::{
     probe::Seen,
@@ -26,12 +26,14 @@ pub(super) fn by_envoy(stage: &Stage, table: &mut Table) -> Result<()> {
     is_refused(stage, table)
 }
 
-/// With an `HAProxy`, which stays.
-pub(super) fn by_haproxy(stage: &Stage, table: &mut Table) -> Result<Proxy> {
+/// With an `HAProxy`.
+pub(super) fn by_haproxy(stage: &Stage, table: &mut Table) -> Result<()> {
+    let Some(haproxy) = stage.node_haproxy()? else {
+        Table::chapter("(HAProxy is built for another processor than this emulated one, and left out)");
+        return Ok(());
+    };
     Table::chapter("The same with another proxy in its place: an HAProxy with `bind … transparent`");
-    let haproxy = stage.node_haproxy()?;
-    reaches_neighbour(stage, table, "haproxy", &haproxy.log)?;
-    Ok(haproxy)
+    reaches_neighbour(stage, table, "haproxy", &haproxy.log)
 }
 
 fn reaches_neighbour(stage: &Stage, table: &mut Table, proxy: &str, log: &AccessLog) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -117,13 +118,13 @@ impl Stage {
         for pod in [&ambient, &neighbour] {
             webs.push(pod.run(|| Web::start(SERVED))??);
         }
-        let config = folder.path().join("gateway.haproxy");
-        fs::write(&config, include_str!("config/gateway.haproxy"))
+        let config = folder.path().join("capture-gateway.yaml");
+        fs::write(&config, include_str!("config/gateway.yaml"))
             .with_context(|| format!("cannot write {}", config.display()))?;
         let mut gateway_server = Server::start(
             Place::Pod(&gateway),
             "capture-gateway",
-            haproxy(&config),
+            stage::envoy(&ingredients.envoy, &config),
             folder.path(),
         )?;
         gateway_server.wait_for(80)?;
@@ -174,17 +175,25 @@ impl Stage {
         )
     }
 
-    /// Another one, a real `HAProxy`.
-    pub(super) fn node_haproxy(&self) -> Result<Proxy> {
+    /// Another one, a real `HAProxy`. `None` where none can run: it is built for processors with `cmpxchg16b`, which an
+    /// emulated machine of `cargo xtask vm` does not have.
+    pub(super) fn node_haproxy(&self) -> Result<Option<Proxy>> {
+        let version = Command::new("haproxy").arg("-v").output();
+        let version = version.context("cannot run haproxy: is it installed?")?;
+        if version.status.signal() == Some(libc::SIGILL) {
+            return Ok(None);
+        }
         let name = "haproxy-node";
         let config = self.folder.path().join("node-proxy.haproxy");
         fs::write(&config, include_str!("config/node-proxy.haproxy"))
             .with_context(|| format!("cannot write {}", config.display()))?;
+        let mut command = Command::new("haproxy");
+        command.arg("-db").arg("-f").arg(&config);
         let place = Place::Cgroup(self.bench.node(), &self.node_cgroup);
-        let mut server = Server::start(place, name, haproxy(&config), self.folder.path())?;
+        let mut server = Server::start(place, name, command, self.folder.path())?;
         server.wait_for(OUTBOUND)?;
         let log = AccessLog::at(server.log());
-        Ok(Proxy { _server: server, log })
+        Ok(Some(Proxy { _server: server, log }))
     }
 
     /// A real Envoy inside a pod.
@@ -261,12 +270,6 @@ impl Stage {
 pub(super) struct Proxy {
     _server: Server,
     pub(super) log: AccessLog,
-}
-
-fn haproxy(config: &Path) -> Command {
-    let mut command = Command::new("haproxy");
-    command.arg("-db").arg("-f").arg(config);
-    command
 }
 
 /// The example's manifests, with the pod's namespace and its proxy's cgroup as they are here.
