@@ -17,7 +17,7 @@ use crate::{probe::Seen, stage::REGISTERED_HOST, table::Table};
 pub(super) fn play(stage: &Stage, table: &mut Table) -> Result<Proxy> {
     Table::chapter("Capture, in-pod mode: an Envoy inside the pod, on ztunnel's ports");
     let proxy = start(stage)?;
-    is_let_alone(stage, table, "before it is enrolled")?;
+    is_let_alone(stage, table, "not enrolled")?;
     enroll(stage, table)?;
     calls_out(stage, table, &proxy.log)?;
     is_called(stage, table, &proxy.log)?;
@@ -68,6 +68,7 @@ fn is_let_alone(stage: &Stage, table: &mut Table, when: &str) -> Result<()> {
         let mut line = Line::new("ambient", format!("http://{to}, {when}"));
         let outcome = caller::get(&stage.ambient, to, "neighbour")?;
         direct(&mut line, &outcome, to);
+        line.by("neighbour");
         line.show(table, outcome.seen());
     }
     Ok(())
@@ -119,7 +120,7 @@ fn is_called(stage: &Stage, table: &mut Table, log: &AccessLog) -> Result<()> {
     let callers = stage.neighbour.addresses();
     for (to, caller) in Stage::served(&stage.ambient).into_iter().zip(callers) {
         stage.events.clear();
-        let mut line = Line::new("neighbour", format!("http://{to}, from client to pod"));
+        let mut line = Line::new("neighbour", format!("http://{to}"));
         let outcome = caller::get(&stage.neighbour, to, "ambient")?;
         line.verdict(stage, "redirect", "inbound", to);
         if let Outcome::Made(call) = &outcome {
@@ -168,17 +169,29 @@ fn is_held_to_policy(stage: &Stage, table: &mut Table, log: &AccessLog) -> Resul
 
 fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
     let (ambient, neighbour) = (&stage.ambient, &stage.neighbour);
-    for (who, whom) in [(ambient, neighbour), (neighbour, ambient)] {
+    // Its own calls find nobody at the proxy's port; calls to it are refused on its device.
+    for (who, whom, verdict) in [
+        (ambient, neighbour, ("redirect", "outbound")),
+        (neighbour, ambient, ("deny", "no-proxy")),
+    ] {
         for to in Stage::served(whom) {
-            refused(table, who, to)?;
+            refused(stage, table, who, to, verdict)?;
         }
     }
     Ok(())
 }
 
-fn refused(table: &mut Table, who: &Pod, to: SocketAddr) -> Result<()> {
+fn refused(
+    stage: &Stage,
+    table: &mut Table,
+    who: &Pod,
+    to: SocketAddr,
+    (verdict, reason): (&str, &str),
+) -> Result<()> {
+    stage.events.clear();
     let mut line = Line::new(who.name(), format!("http://{to}, the proxy stopped"));
     let outcome = caller::get(who, to, "anybody")?;
+    line.verdict(stage, verdict, reason, to);
     line.require(
         matches!(outcome, Outcome::Failed(Seen::Refused(_))),
         "it to be refused at once",

@@ -51,7 +51,7 @@ impl Outcome {
     pub(super) fn seen(&self) -> String {
         match self {
             Self::Made(call) => match &call.answer {
-                Answer::Served(served) => format!("200 from {}, caller {}", served.to, served.from.ip()),
+                Answer::Served(served) => format!("200, called by {}", served.from.ip()),
                 Answer::Status(status) => format!("{status} from the proxy"),
                 Answer::Closed => "closed by the proxy".to_owned(),
             },

@@ -18,19 +18,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// With a resolver inside the enrolled pod.
 pub(super) fn play(stage: &Stage, table: &mut Table) -> Result<()> {
-    Table::chapter(
-        "DNS of the same pod: a resolver inside, on ztunnel's port; nobody is at the addresses asked",
-    );
+    Table::chapter("DNS of the same pod: a resolver inside, on ztunnel's port; it answers whomever is asked");
     let _resolver = stage.pod_resolver()?;
     for (server, expected) in WORLD_DNS.into_iter().zip(ALLOCATED) {
         for (by, name) in [
             (By::Udp, "UDP"),
-            (By::ConnectedUdp, "UDP, connected"),
+            (By::ConnectedUdp, "connected UDP"),
             (By::Tcp, "TCP"),
         ] {
             let to = at(server, 53);
             stage.events.clear();
-            let mut line = Line::new("ambient", format!("{REGISTERED_HOST} of {server}, {name}"));
+            let mut line = Line::new("ambient", format!("{name} to {server}"));
             let asked = stage
                 .ambient
                 .run(|| dns::ask(to, REGISTERED_HOST, by, PATIENCE))?;

@@ -66,7 +66,7 @@ fn reaches_neighbour(stage: &Stage, table: &mut Table, proxy: &str, log: &Access
 fn goes_by_gateway(stage: &Stage, table: &mut Table, log: &AccessLog) -> Result<()> {
     for (to, gateway) in Stage::web(REGISTERED).into_iter().zip(stage.gateway.addresses()) {
         stage.events.clear();
-        let mut line = Line::new("client", format!("http://{to}, Host: {REGISTERED_HOST}"));
+        let mut line = Line::new("client", format!("{REGISTERED_HOST} at {to}"));
         let outcome = caller::get(&stage.client, to, REGISTERED_HOST)?;
         line.verdict(stage, "redirect", "outbound", to);
         if let Outcome::Made(call) = &outcome {
@@ -88,7 +88,7 @@ fn goes_by_gateway(stage: &Stage, table: &mut Table, log: &AccessLog) -> Result<
 fn is_held_to_policy(stage: &Stage, table: &mut Table, log: &AccessLog) -> Result<()> {
     for to in Stage::web(UNREGISTERED) {
         stage.events.clear();
-        let mut line = Line::new("client", format!("http://{to}, Host: {OTHER_HOST}"));
+        let mut line = Line::new("client", format!("{OTHER_HOST} at {to}"));
         let outcome = caller::get(&stage.client, to, OTHER_HOST)?;
         line.verdict(stage, "redirect", "outbound", to);
         if let Outcome::Made(call) = &outcome {

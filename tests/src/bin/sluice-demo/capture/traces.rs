@@ -63,14 +63,21 @@ fn rules(table: &mut Table, name: &str, netns: &Netns) -> Result<()> {
         )
     })?;
     let ruleset = ruleset?;
-    let mut line = Line::new(name, format!("rules that translate: {name}"));
+    let mut line = Line::new(name, format!("nat rules: {name}"));
     line.require(
         !ruleset.contains("nat"),
         format!("no nat in `nft list ruleset`:\n{ruleset}"),
     );
     line.require(!legacy.contains("nat"), "no table nat of iptables-legacy");
     let count = ruleset.lines().count();
-    line.show(table, format!("none, of {count} lines of rules"));
+    line.show(
+        table,
+        if count == 0 {
+            "no rules at all".to_owned()
+        } else {
+            format!("none, in {count} lines of rules")
+        },
+    );
     Ok(())
 }
 
@@ -102,7 +109,7 @@ fn count(netns: &Netns) -> Result<Option<u32>> {
 
 /// The way of iptables and nftables, in a pod that is not captured.
 fn control(stage: &Stage, table: &mut Table) -> Result<()> {
-    const REDIRECT: &str = "table inet redirect {
+    const REDIRECT: &str = "table inet translation {
   chain output {
     type nat hook output priority dstnat
     meta nfproto ipv4 tcp dport 80 redirect to :8080
@@ -120,7 +127,7 @@ fn control(stage: &Stage, table: &mut Table) -> Result<()> {
         stream.read_to_end(&mut answer)?;
         Ok(answer)
     })?;
-    let mut line = Line::new("neighbour", "connections tracked with one nft redirect rule");
+    let mut line = Line::new("neighbour", "connections tracked, with one nft redirect");
     line.require(
         answered.is_ok_and(|answer| !answer.is_empty()),
         "the redirect to work",
@@ -131,6 +138,7 @@ fn control(stage: &Stage, table: &mut Table) -> Result<()> {
         table,
         seen.map_or_else(|| "none".to_owned(), |count| count.to_string()),
     );
-    pod.netns().run(|| command::nft("delete table inet redirect"))??;
+    pod.netns()
+        .run(|| command::nft("delete table inet translation"))??;
     Ok(())
 }
