@@ -189,7 +189,7 @@ fn refused(
     (verdict, reason): (&str, &str),
 ) -> Result<()> {
     stage.events.clear();
-    let mut line = Line::new(who.name(), format!("http://{to}, the proxy stopped"));
+    let mut line = Line::new(who.name(), format!("http://{to}, proxy stopped"));
     let outcome = caller::get(who, to, "anybody")?;
     line.verdict(stage, verdict, reason, to);
     line.require(

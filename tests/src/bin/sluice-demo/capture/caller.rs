@@ -76,15 +76,21 @@ fn request(to: SocketAddr, host: &str) -> io::Result<(SocketAddr, SocketAddr, St
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let (own, peer) = (stream.local_addr()?, stream.peer_addr()?);
-    write!(
+    let mut answer = String::new();
+    let exchanged = write!(
         stream,
         "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    match stream.read_to_string(&mut answer) {
-        // A proxy that cannot go on hangs up, one way or the other.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
-        other => drop(other?),
+    )
+    .and_then(|()| stream.read_to_string(&mut answer));
+    match exchanged {
+        // A proxy that cannot go on hangs up, before the question or after it.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            ) => {}
+        Err(error) => return Err(error),
+        Ok(_) => {}
     }
     Ok((own, peer, answer))
 }

@@ -106,7 +106,7 @@ fn is_held_to_policy(stage: &Stage, table: &mut Table, log: &AccessLog) -> Resul
 fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
     for to in Stage::served(&stage.neighbour) {
         stage.events.clear();
-        let mut line = Line::new("client", format!("http://{to}, the proxy stopped"));
+        let mut line = Line::new("client", format!("http://{to}, proxy stopped"));
         let outcome = caller::get(&stage.client, to, "neighbour")?;
         line.verdict(stage, "deny", "no-proxy", to);
         line.require(
