@@ -111,7 +111,7 @@ fn count(netns: &Netns) -> Result<Option<u32>> {
 fn control(stage: &Stage, table: &mut Table) -> Result<()> {
     const REDIRECT: &str = "table inet translation {
   chain output {
-    type nat hook output priority dstnat
+    type nat hook output priority -100
     meta nfproto ipv4 tcp dport 80 redirect to :8080
   }
 }
