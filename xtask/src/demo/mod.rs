@@ -26,14 +26,14 @@ const TOOLS: [(&str, &str); 4] = [
 ];
 const EXAMPLES: &str = "deploy/examples";
 /// Most of it for machines that are emulated.
-const VM_TIMEOUT: Duration = Duration::from_mins(8);
+const VM_TIMEOUT: Duration = Duration::from_mins(12);
 const VM_MEMORY_MIB: u64 = 1536;
 
 /// Watch a pod fail to reach the outside except through the egress gateway.
 ///
 /// A whole cluster of one node is made of network namespaces on this machine: two client pods, an egress gateway (a
 /// real Envoy that originates TLS), a resolver, and an "internet" with HTTP and HTTPS servers, IPv4 and IPv6. The agent
-/// reads the manifests of deploy/examples/egress-gateway. On a second node pods are captured: by an Envoy and by an HAProxy
+/// reads the manifests of deploy/examples/egress-gateway. On a second node pods are captured: by an Envoy and by another proxy
 /// on the node, by an Envoy inside the pod, by a sidecar (deploy/examples/sidecar-excluded-range). Nothing of the machine
 /// itself is touched, and everything is gone afterwards. Without root the same happens in a virtual machine.
 ///

@@ -3,43 +3,43 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use sluice_tests::{Pod, bench::addresses::REGISTERED};
+use sluice_tests::bench::addresses::REGISTERED;
 
 use super::{
     access_log::AccessLog,
     caller::{self, Answer, Outcome},
-    line::Line,
+    line::{self, Line},
     stage::{Proxy, Stage},
 };
-use crate::{probe::Seen, stage::REGISTERED_HOST, table::Table};
+use crate::{stage::REGISTERED_HOST, table::Table};
 
 /// Enrols the pod and shows what comes of it. The proxy goes on.
 pub(super) fn play(stage: &Stage, table: &mut Table) -> Result<Proxy> {
     Table::chapter("Capture, in-pod mode: an Envoy inside the pod, on ztunnel's ports");
-    let proxy = start(stage)?;
+    let proxy = stage.pod_envoy("envoy-ambient", &stage.ambient, &stage.ambient_cgroup)?;
     is_let_alone(stage, table, "not enrolled")?;
     enroll(stage, table)?;
     calls_out(stage, table, &proxy.log)?;
     is_called(stage, table, &proxy.log)?;
     calls_itself(stage, table)?;
     is_held_to_policy(stage, table, &proxy.log)?;
-    drop(proxy);
-    is_refused(stage, table)?;
-    start(stage)
+    Ok(proxy)
 }
 
-/// Un-enrols the pod: it is as it was, although the proxy is still there.
-pub(super) fn end(stage: &Stage, proxy: Proxy, table: &mut Table) -> Result<()> {
+/// Un-enrols the pod: it is as it was.
+pub(super) fn end(stage: &Stage, table: &mut Table) -> Result<()> {
     let netns = stage.ambient.netns().path().display().to_string();
     Table::chapter("And back: sluice unenroll");
     stage.sluice(&["unenroll", "--netns", &netns])?;
     is_let_alone(stage, table, "un-enrolled")?;
-    drop(proxy);
+    for to in Stage::served(&stage.ambient) {
+        let mut line = Line::new("neighbour", format!("http://{to}"));
+        let outcome = caller::get(&stage.neighbour, to, "ambient")?;
+        direct(&mut line, &outcome, to);
+        line.by("ambient");
+        line.show(table, outcome.seen());
+    }
     Ok(())
-}
-
-fn start(stage: &Stage) -> Result<Proxy> {
-    stage.pod_envoy("envoy-ambient", &stage.ambient, &stage.ambient_cgroup)
 }
 
 fn enroll(stage: &Stage, table: &mut Table) -> Result<()> {
@@ -167,7 +167,8 @@ fn is_held_to_policy(stage: &Stage, table: &mut Table, log: &AccessLog) -> Resul
     Ok(())
 }
 
-fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
+/// Without its proxy.
+pub(super) fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
     let (ambient, neighbour) = (&stage.ambient, &stage.neighbour);
     // Its own calls find nobody at the proxy's port; calls to it are refused on its device.
     for (who, whom, verdict) in [
@@ -175,27 +176,8 @@ fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
         (neighbour, ambient, ("deny", "no-proxy")),
     ] {
         for to in Stage::served(whom) {
-            refused(stage, table, who, to, verdict)?;
+            line::refused(stage, table, who, to, verdict)?;
         }
     }
-    Ok(())
-}
-
-fn refused(
-    stage: &Stage,
-    table: &mut Table,
-    who: &Pod,
-    to: SocketAddr,
-    (verdict, reason): (&str, &str),
-) -> Result<()> {
-    stage.events.clear();
-    let mut line = Line::new(who.name(), format!("http://{to}, proxy stopped"));
-    let outcome = caller::get(who, to, "anybody")?;
-    line.verdict(stage, verdict, reason, to);
-    line.require(
-        matches!(outcome, Outcome::Failed(Seen::Refused(_))),
-        "it to be refused at once",
-    );
-    line.show(table, outcome.seen());
     Ok(())
 }

@@ -7,11 +7,14 @@ use sluice_tests::{Event, Pod};
 
 use super::{
     access_log::AccessLog,
-    caller::{Answer, Call, Outcome},
+    caller::{self, Answer, Call, Outcome},
     stage::Stage,
     web::Served,
 };
-use crate::table::{Row, Table};
+use crate::{
+    probe::Seen,
+    table::{Row, Table},
+};
 
 /// The beginning of a line.
 #[derive(Debug)]
@@ -139,4 +142,24 @@ impl Line {
             wrong,
         });
     }
+}
+
+/// Has a call tried whose proxy does not listen; the verdict on it has to be this one.
+pub(super) fn refused(
+    stage: &Stage,
+    table: &mut Table,
+    who: &Pod,
+    to: SocketAddr,
+    (verdict, reason): (&str, &str),
+) -> Result<()> {
+    stage.events.clear();
+    let mut line = Line::new(who.name(), format!("http://{to}"));
+    let outcome = caller::get(who, to, "anybody")?;
+    line.verdict(stage, verdict, reason, to);
+    line.require(
+        matches!(outcome, Outcome::Failed(Seen::Refused(_))),
+        "it to be refused at once",
+    );
+    line.show(table, outcome.seen());
+    Ok(())
 }

@@ -32,9 +32,9 @@ pub(crate) fn play(
         Ok(())
     };
 
-    node::by_envoy(&stage, table)?;
+    let envoy = node::by_envoy(&stage, table)?;
     going()?;
-    node::by_haproxy(&stage, table)?;
+    let on_node = node::by_haproxy(&stage, table, envoy)?;
     going()?;
     let ambient = ambient::play(&stage, table)?;
     going()?;
@@ -42,8 +42,12 @@ pub(crate) fn play(
     going()?;
     let sidecar = sidecar::play(&stage, table)?;
     going()?;
-    let node_proxy = stage.node_envoy()?;
     traces::play(&stage, table)?;
-    drop((node_proxy, sidecar));
-    ambient::end(&stage, ambient, table)
+    going()?;
+
+    drop((on_node, ambient, sidecar));
+    Table::chapter("The proxies stopped: refused at once, not let past");
+    node::is_refused(&stage, table)?;
+    ambient::is_refused(&stage, table)?;
+    ambient::end(&stage, table)
 }

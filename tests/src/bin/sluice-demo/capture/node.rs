@@ -6,34 +6,43 @@ use sluice_tests::bench::addresses::{NODE_V4, NODE_V6, REGISTERED, UNREGISTERED}
 use super::{
     access_log::AccessLog,
     caller::{self, Answer, Outcome},
-    line::Line,
-    stage::Stage,
+    line::{self, Line},
+    stage::{Proxy, Stage},
 };
 use crate::{
-    probe::Seen,
     stage::{OTHER_HOST, REGISTERED_HOST, ip},
     table::Table,
 };
 
-/// With an Envoy, and without one.
-pub(super) fn by_envoy(stage: &Stage, table: &mut Table) -> Result<()> {
+/// With an Envoy, which goes on.
+pub(super) fn by_envoy(stage: &Stage, table: &mut Table) -> Result<Proxy> {
     Table::chapter("Capture, node mode: a namespace labelled sluice.dev/capture=node, an Envoy on the node");
     let envoy = stage.node_envoy()?;
     reaches_neighbour(stage, table, "envoy", &envoy.log)?;
     goes_by_gateway(stage, table, &envoy.log)?;
     is_held_to_policy(stage, table, &envoy.log)?;
-    drop(envoy);
-    is_refused(stage, table)
+    Ok(envoy)
 }
 
-/// With an `HAProxy`.
-pub(super) fn by_haproxy(stage: &Stage, table: &mut Table) -> Result<()> {
-    let Some(haproxy) = stage.node_haproxy()? else {
+/// With an `HAProxy` in its place, which goes on; where none can run, the Envoy does.
+pub(super) fn by_haproxy(stage: &Stage, table: &mut Table, envoy: Proxy) -> Result<Proxy> {
+    if !Stage::has_haproxy()? {
         Table::chapter("(HAProxy is built for another processor than this emulated one, and left out)");
-        return Ok(());
-    };
+        return Ok(envoy);
+    }
+    drop(envoy);
     Table::chapter("The same with another proxy in its place: an HAProxy with `bind … transparent`");
-    reaches_neighbour(stage, table, "haproxy", &haproxy.log)
+    let haproxy = stage.node_haproxy()?;
+    reaches_neighbour(stage, table, "haproxy", &haproxy.log)?;
+    Ok(haproxy)
+}
+
+/// Without one.
+pub(super) fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
+    for to in Stage::served(&stage.neighbour) {
+        line::refused(stage, table, &stage.client, to, ("deny", "no-proxy"))?;
+    }
+    Ok(())
 }
 
 fn reaches_neighbour(stage: &Stage, table: &mut Table, proxy: &str, log: &AccessLog) -> Result<()> {
@@ -98,21 +107,6 @@ fn is_held_to_policy(stage: &Stage, table: &mut Table, log: &AccessLog) -> Resul
             line.require(false, "the proxy to take it");
         }
         line.verdict(stage, "deny", "not-gateway", to);
-        line.show(table, outcome.seen());
-    }
-    Ok(())
-}
-
-fn is_refused(stage: &Stage, table: &mut Table) -> Result<()> {
-    for to in Stage::served(&stage.neighbour) {
-        stage.events.clear();
-        let mut line = Line::new("client", format!("http://{to}, proxy stopped"));
-        let outcome = caller::get(&stage.client, to, "neighbour")?;
-        line.verdict(stage, "deny", "no-proxy", to);
-        line.require(
-            matches!(outcome, Outcome::Failed(Seen::Refused(_))),
-            "it to be refused at once",
-        );
         line.show(table, outcome.seen());
     }
     Ok(())

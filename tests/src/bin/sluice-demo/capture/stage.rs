@@ -175,14 +175,16 @@ impl Stage {
         )
     }
 
-    /// Another one, a real `HAProxy`. `None` where none can run: it is built for processors with `cmpxchg16b`, which an
-    /// emulated machine of `cargo xtask vm` does not have.
-    pub(super) fn node_haproxy(&self) -> Result<Option<Proxy>> {
+    /// Whether an `HAProxy` can run: it is built for processors with `cmpxchg16b`, which an emulated machine of `cargo
+    /// xtask vm` does not have.
+    pub(super) fn has_haproxy() -> Result<bool> {
         let version = Command::new("haproxy").arg("-v").output();
         let version = version.context("cannot run haproxy: is it installed?")?;
-        if version.status.signal() == Some(libc::SIGILL) {
-            return Ok(None);
-        }
+        Ok(version.status.signal() != Some(libc::SIGILL))
+    }
+
+    /// Another one, a real `HAProxy`.
+    pub(super) fn node_haproxy(&self) -> Result<Proxy> {
         let name = "haproxy-node";
         let config = self.folder.path().join("node-proxy.haproxy");
         fs::write(&config, include_str!("config/node-proxy.haproxy"))
@@ -193,7 +195,7 @@ impl Stage {
         let mut server = Server::start(place, name, command, self.folder.path())?;
         server.wait_for(OUTBOUND)?;
         let log = AccessLog::at(server.log());
-        Ok(Some(Proxy { _server: server, log }))
+        Ok(Proxy { _server: server, log })
     }
 
     /// A real Envoy inside a pod.
