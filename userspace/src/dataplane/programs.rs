@@ -79,8 +79,25 @@ pub(super) fn open_object(pins: &Pins) -> Result<Ebpf, Error> {
     Ok(ebpf)
 }
 
-/// Has the kernel verify a program.
+/// Has the kernel verify a program. On a busy machine the verifier gives up when the thread is to do something else in
+/// between (`EAGAIN`, see `do_check` in `kernel/bpf/verifier.c`); then it is asked again.
 pub(super) fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    const TRIES: u32 = 10;
+    let mut loaded = load_once(ebpf, name);
+    for _ in 1..TRIES {
+        match &loaded {
+            Err(Error::Program { source, .. })
+                if super::error::raw_os_error(source) == Some(libc::EAGAIN) =>
+            {
+                loaded = load_once(ebpf, name);
+            }
+            Ok(()) | Err(_) => break,
+        }
+    }
+    loaded
+}
+
+fn load_once(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let program = ebpf.program_mut(name).ok_or(Error::Missing {
         kind: "program",
         name,
