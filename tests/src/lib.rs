@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod netns;
 pub mod rig;
 pub mod sys;
+pub mod wire;
 
 pub use agent::Agent;
 pub use bench::{Bench, Pod};
@@ -30,6 +31,7 @@ pub use capture::Capture;
 pub use events::{Event, Events};
 pub use frame::{Cookie, Frame};
 pub use rig::Rig;
+pub use wire::Wire;
 
 use std::time::Duration;
 

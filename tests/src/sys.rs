@@ -69,6 +69,24 @@ pub fn packet_socket(device: &str, receive: bool) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// The other side of a device that is made here: each read takes a packet that is sent by it, as it is and without any
+/// link header, and each write is one that it receives.
+pub fn tun(name: &str) -> io::Result<std::fs::File> {
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // SAFETY: all fields are integers or pointers, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(15)) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: `request` lives through the call and is what this request reads and writes.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
+    Ok(file)
+}
+
 /// Sets an option of type `int` or of a plain structure.
 pub fn set_option<T: Copy>(fd: &OwnedFd, level: i32, name: i32, value: T) -> io::Result<()> {
     // SAFETY: `value` lives through the call and its size is passed; the kernel only reads it.

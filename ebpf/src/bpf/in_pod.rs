@@ -30,27 +30,43 @@ use super::{
 
 /// What the pod's routing sends back to `lo`, as in Istio (`cni/pkg/iptables` in istio/istio).
 const RETURN_MARK: u32 = 0x111;
-/// The bits of the mark that are its.
-const RETURN_MASK: u32 = 0xfff;
+/// What the pod's routing delivers here when it comes in by a virtual interface, and only then. The answers of a listener
+/// without a mark of its own inherit it (`net.ipv4.tcp_fwmark_accept`) and have to get out again: [`RETURN_MARK`] would
+/// keep them here.
+const VIRTUAL_MARK: u32 = 0x112;
+/// The bits of the mark that are theirs.
+const MARK_MASK: u32 = 0xfff;
 
-/// tc ingress of a pod's own device.
+/// tc ingress of a pod's own device with Ethernet frames.
 #[classifier]
 pub fn capture_in(ctx: TcContext) -> i32 {
+    capture_in_of(&Skb::new(&ctx), Link::Ethernet)
+}
+
+/// tc ingress of a pod's own device without link headers, as a tunnel's.
+#[classifier]
+pub fn capture_in_ip(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    let link = Link::Ip(skb.ether_type());
+    capture_in_of(&skb, link)
+}
+
+#[inline(always)]
+fn capture_in_of(skb: &Skb, link: Link) -> i32 {
     let Some(rules) = Generation::active() else {
         return TC_ACT_SHOT;
     };
-    if !may_be_ip(&skb) {
+    if !may_be_ip(skb) {
         return TC_ACT_UNSPEC;
     }
-    let Some(desk) = skb.parse(Link::Ethernet) else {
+    let Some(desk) = skb.parse(link) else {
         return TC_ACT_SHOT;
     };
     let (packet, parsed) = (desk.packet(), desk.parsed());
     let capture = rules.capture_at(packet.tuple.dst);
     let netns = capture.map_or(0, Capture::netns);
-    let fate = get(&rules, capture, &skb, packet, parsed);
-    act(&rules, &skb, Hook::CaptureIn, netns, packet, fate)
+    let fate = get(&rules, capture, skb, packet, parsed);
+    act(&rules, skb, Hook::CaptureIn, netns, packet, fate)
 }
 
 /// The kernel takes off every tag of no VLAN, but all except the first after this.
@@ -122,22 +138,34 @@ fn hand_over(
 /// pod's, and has passed no hook of a socket.
 #[classifier]
 pub fn capture_virtual(ctx: TcContext) -> i32 {
+    capture_virtual_of(&Skb::new(&ctx), Link::Ethernet)
+}
+
+/// The same of an interface without link headers.
+#[classifier]
+pub fn capture_virtual_ip(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    let link = Link::Ip(skb.ether_type());
+    capture_virtual_of(&skb, link)
+}
+
+#[inline(always)]
+fn capture_virtual_of(skb: &Skb, link: Link) -> i32 {
     let Some(rules) = Generation::active() else {
         return TC_ACT_SHOT;
     };
-    if !may_be_ip(&skb) {
+    if !may_be_ip(skb) {
         return TC_ACT_UNSPEC;
     }
-    let Some(desk) = skb.parse(Link::Ethernet) else {
+    let Some(desk) = skb.parse(link) else {
         return TC_ACT_SHOT;
     };
     let (packet, parsed) = (desk.packet(), desk.parsed());
-    let fate = come_by(&skb, packet, parsed);
+    let fate = come_by(skb, packet, parsed);
     if matches!(fate, Fate::Redirect(_)) {
-        skb.set_mark(RETURN_MARK, RETURN_MASK);
+        skb.set_mark(VIRTUAL_MARK, MARK_MASK);
     }
-    act(&rules, &skb, Hook::CaptureVirtual, 0, packet, fate)
+    act(&rules, skb, Hook::CaptureVirtual, 0, packet, fate)
 }
 
 /// What becomes of a packet that comes by a virtual interface.
@@ -212,7 +240,7 @@ pub fn capture_lo(ctx: TcContext) -> i32 {
         && let Some(capture) = rules.capture_at(dst)
         && skb.is_of_proxy(capture)
     {
-        skb.set_mark(RETURN_MARK, RETURN_MASK);
+        skb.set_mark(RETURN_MARK, MARK_MASK);
     }
     TC_ACT_UNSPEC
 }

@@ -147,22 +147,3 @@ fn another_program_does_not_stay_before_ours() -> Result<()> {
     wait_for("the count", || Ok(keeper.repairs().programs == 1))?;
     is_quiet(&keeper)
 }
-
-#[test]
-fn what_breaks_the_way_back_of_virtual_machines_is_told() -> Result<()> {
-    for &mode in modes() {
-        let (rig, pod) = (Rig::create(mode)?, Pod::create()?);
-        let keeper = rig.keeper()?;
-        want(&keeper, pod.alone())?;
-        pod.set("ipv4.conf.all.src_valid_mark", "1")?;
-        ensure!(keeper.problems().is_empty());
-        pod.ip("link add virt0 type veth peer name net1\n")?;
-        wait_for("a problem", || {
-            let problems = keeper.problems();
-            Ok(problems
-                .iter()
-                .any(|problem| problem.message.contains("src_valid_mark")))
-        })?;
-    }
-    Ok(())
-}

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use sluice::{
-    dataplane::{self, AttachMode},
+    dataplane::{self, AttachMode, Options},
     facts::NetnsCookie,
     inpod::{Keeper, Programs, Repairs, Wanted},
 };
@@ -62,6 +62,14 @@ impl Rig {
         Ok(rig)
     }
 
+    /// Where the dataplane may pin what it has.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            bpffs: self.bpffs(),
+            cgroup_root: None,
+        }
+    }
+
     fn bpffs(&self) -> PathBuf {
         self.directory.path().join("bpffs")
     }
@@ -96,14 +104,16 @@ pub(crate) fn programs() -> Result<Programs> {
     let load = |name| sys::classifier(name, -1).with_context(|| format!("loading {name}"));
     Ok(Programs {
         capture_in: load("capture_in")?,
+        capture_in_ip: load("capture_in_ip")?,
         capture_virtual: load("capture_virt")?,
+        capture_virtual_ip: load("capture_virt_ip")?,
         capture_lo: load("capture_lo")?,
     })
 }
 
 /// A namespace with `lo` and `eth0`.
 pub(crate) struct Pod {
-    netns: Netns,
+    pub(crate) netns: Netns,
     pub(crate) cookie: NetnsCookie,
 }
 
@@ -179,8 +189,18 @@ link set peer0 up
         self.netns.sysctls(&[(name, value)])
     }
 
-    /// Rules, routes, variables, qdiscs, filters and programs.
+    /// Rules, routes, variables, qdiscs, filters and programs, once the kernel has found out that the devices are up.
     pub(crate) fn snapshot(&self) -> Result<String> {
+        let mut shown = self.look()?;
+        let start = Instant::now();
+        while !is_calm(&shown) && start.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(20));
+            shown = self.look()?;
+        }
+        Ok(shown)
+    }
+
+    fn look(&self) -> Result<String> {
         let look = || -> Result<String> {
             let mut text = String::new();
             for arguments in [
@@ -227,6 +247,15 @@ link set peer0 up
             && self.programs("lo")?.len() == 1
             && self.programs("peer0")?.is_empty())
     }
+}
+
+fn is_calm(shown: &str) -> bool {
+    let routes = [
+        "local fd00::2 dev eth0",
+        "multicast ff00::/8 dev eth0",
+        "multicast ff00::/8 dev peer0",
+    ];
+    !shown.contains(" linkdown") && routes.iter().all(|route| shown.contains(route))
 }
 
 fn programs_on(device: &str) -> Result<Vec<u32>> {

@@ -73,8 +73,13 @@ fn way_back() -> Result<()> {
     Ok(())
 }
 
-/// Calls the application from an address that is not here.
-fn call(application: &str, port: u16, client: &str, patience: Duration) -> std::io::Result<TcpStream> {
+/// Calls the application from an address that need not be here.
+pub(crate) fn call(
+    application: &str,
+    port: u16,
+    client: &str,
+    patience: Duration,
+) -> std::io::Result<TcpStream> {
     let parse = |text: &str| text.parse::<IpAddr>().map_err(std::io::Error::other);
     let (application, client) = (parse(application)?, parse(client)?);
     let (family, level, transparent) = match client {

@@ -226,10 +226,18 @@ impl Dataplane {
             fd.try_clone_to_owned()
                 .map_err(|source| Error::Handle { name, source })
         };
-        let [capture_in, capture_virtual, capture_lo] = programs::POD_PROGRAMS;
+        let [
+            capture_in,
+            capture_in_ip,
+            capture_virtual,
+            capture_virtual_ip,
+            capture_lo,
+        ] = programs::POD_PROGRAMS;
         Ok(inpod::Programs {
             capture_in: handle(capture_in)?,
+            capture_in_ip: handle(capture_in_ip)?,
             capture_virtual: handle(capture_virtual)?,
+            capture_virtual_ip: handle(capture_virtual_ip)?,
             capture_lo: handle(capture_lo)?,
         })
     }

@@ -43,7 +43,13 @@ pub(super) const CGROUP_PROGRAMS: [(&str, AttachType); 11] = [
 ];
 
 /// The programs inside captured pods.
-pub(super) const POD_PROGRAMS: [&str; 3] = ["capture_in", "capture_virtual", "capture_lo"];
+pub(super) const POD_PROGRAMS: [&str; 5] = [
+    "capture_in",
+    "capture_in_ip",
+    "capture_virtual",
+    "capture_virtual_ip",
+    "capture_lo",
+];
 
 /// The program of the proxies' cgroups.
 pub(super) const PROXY_PROGRAM: &str = "original_dst";

@@ -15,6 +15,8 @@ pub(super) struct Device {
     pub(super) index: IfIndex,
     pub(super) name: String,
     pub(super) loopback: bool,
+    /// Its frames begin with an Ethernet header; else packets come as they are, as out of a tunnel.
+    pub(super) ethernet: bool,
 }
 
 /// All of them, whether they are up or not: what comes up later has its program before.
@@ -46,5 +48,6 @@ fn read(link: LinkMessage) -> Option<Device> {
         index: IfIndex(link.header.index),
         name: name?,
         loopback: link.header.link_layer_type == LinkLayerType::Loopback,
+        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
     })
 }

@@ -6,8 +6,11 @@
 //! virt0, ...  ingress  capture_virtual  what comes out of a virtual machine goes to the proxy
 //! ip rule     fwmark 0x111/0xfff pref 32764 lookup 100       the answers find their way back to the proxy:
 //! ip route    local default dev lo table 100                 for both families, unless lo has no IPv6
+//! ip rule     iif virt0 fwmark 0x112/0xfff pref 32763 lookup 100   the same for virtual machines' packets
 //! sysctls     net.ipv4.tcp_fwmark_accept, net.ipv4.fwmark_reflect, net.ipv6.fwmark_reflect
 //! ```
+//!
+//! On devices without Ethernet headers, as tunnels are, the programs are `capture_in_ip` and `capture_virtual_ip`.
 //!
 //! One thread, the [`Keeper`], goes through the namespaces, again and again, and mends within a second what has changed. What was there
 //! before is written down first, so that removal, by whichever process, leaves everything as it was.
@@ -24,10 +27,12 @@ mod programs;
 mod record;
 mod repairs;
 mod routing;
+mod rule;
 mod slot;
 mod sysctls;
 mod tcx;
 mod undo;
+mod virtuals;
 
 use std::{
     collections::BTreeSet,
@@ -64,8 +69,12 @@ pub struct Wanted {
 pub struct Programs {
     /// At the ingress of the pod's own devices.
     pub capture_in: OwnedFd,
+    /// The same without Ethernet headers.
+    pub capture_in_ip: OwnedFd,
     /// At the ingress of its virtual interfaces.
     pub capture_virtual: OwnedFd,
+    /// The same without Ethernet headers.
+    pub capture_virtual_ip: OwnedFd,
     /// At the egress of `lo`.
     pub capture_lo: OwnedFd,
 }

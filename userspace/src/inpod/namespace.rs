@@ -18,6 +18,7 @@ use super::{
     routing::{Piece, Routing},
     sysctls::{self, Watch},
     tcx,
+    virtuals::VirtualRule,
 };
 use crate::{dataplane::AttachMode, facts::NetnsCookie, netlink::Talk};
 
@@ -29,7 +30,7 @@ pub(super) struct Tools {
     /// Where links are pinned.
     pub(super) links: PathBuf,
     pub(super) records: Records,
-    pub(super) programs: [Loaded; 3],
+    pub(super) programs: [Loaded; 5],
 }
 
 /// An open namespace.
@@ -41,8 +42,6 @@ pub(super) struct Namespace {
     record: Record,
     /// What is in place.
     settled: BTreeSet<Item>,
-    /// What is not as it should be and not ours to change.
-    pub(super) warnings: Vec<String>,
     /// Whether what an earlier agent left has been looked through.
     swept: bool,
 }
@@ -88,7 +87,6 @@ impl Namespace {
             watches: Vec::new(),
             record,
             settled: BTreeSet::new(),
-            warnings: Vec::new(),
             swept: false,
         })
     }
@@ -113,7 +111,7 @@ impl Namespace {
     fn programs_are_first(&self, tools: &Tools) -> bool {
         let is_first = |item: &Item| match item {
             Item::Program(device, program) => tcx::is_first(*device, tools.program(*program)),
-            Item::Piece(_) | Item::Sysctl(_) => true,
+            Item::Piece(_) | Item::VirtualRule(_) | Item::Sysctl(_) => true,
         };
         self.place.enter().is_ok() && self.settled.iter().all(is_first)
     }
@@ -145,7 +143,7 @@ impl Namespace {
                         ?item,
                         "was changed by somebody, and mended"
                     );
-                    repairs.count(item);
+                    repairs.count(&item);
                 }
                 settled.insert(item);
             }
@@ -157,9 +155,15 @@ impl Namespace {
         }
         for &piece in Piece::all(step.ipv6) {
             let item = Item::Piece(piece);
-            let missing = !there.contains(&piece);
+            let missing = !there.contains(&item);
             let replace = self.settled.contains(&item);
             let add = || self.record.routing.add(&step.talk, piece, replace);
+            settle(item, if missing { add().map(|()| true) } else { Ok(false) });
+        }
+        for rule in &step.virtual_rules {
+            let item = Item::VirtualRule(rule.clone());
+            let missing = !there.contains(&item);
+            let add = || rule.add(&step.talk);
             settle(item, if missing { add().map(|()| true) } else { Ok(false) });
         }
         for (device, program) in &step.devices {
@@ -169,14 +173,14 @@ impl Namespace {
             }
         }
         errors.extend(self.take_off_others(step, &settled));
+        errors.extend(self.remove_other_rules(step));
         self.settled = settled;
         errors.extend(self.watch(step).err());
-        self.warn(step);
         errors
     }
 
     /// Writes down what is there before it is changed. Returns the rules and routes that are.
-    fn note(&mut self, step: &Step<'_>) -> Result<BTreeSet<Piece>, Error> {
+    fn note(&mut self, step: &Step<'_>) -> Result<BTreeSet<Item>, Error> {
         let mut record = self.record.clone();
         let there = record.routing.look(&step.talk, step.ipv6)?;
         for &piece in Piece::all(step.ipv6) {
@@ -185,6 +189,9 @@ impl Namespace {
                 .entry(piece)
                 .or_insert_with(|| there.contains(&piece));
         }
+        let virtuals = VirtualRule::look(&step.talk, &step.virtual_rules)?;
+        let missing = step.virtual_rules.difference(&virtuals);
+        record.virtual_rules.extend(missing.cloned());
         for name in sysctls::wanted(step.ipv6) {
             if !record.sysctls.contains_key(name) {
                 record.sysctls.insert(name.to_owned(), sysctls::read(name)?);
@@ -204,7 +211,10 @@ impl Namespace {
             step.tools.records.save(&record)?;
             self.record = record;
         }
-        Ok(there)
+        let pieces = there.into_iter().map(Item::Piece);
+        Ok(pieces
+            .chain(virtuals.into_iter().map(Item::VirtualRule))
+            .collect())
     }
 
     /// Takes off what was there for another wish, or for an earlier agent.
@@ -214,7 +224,7 @@ impl Namespace {
         let links = &step.tools.links;
         let pin = |item: &Item| match *item {
             Item::Program(device, program) => Some(tcx::pin(links, cookie, device, program)),
-            Item::Piece(_) | Item::Sysctl(_) => None,
+            Item::Piece(_) | Item::VirtualRule(_) | Item::Sysctl(_) => None,
         };
         match step.tools.mode {
             AttachMode::Clsact => {
@@ -249,6 +259,25 @@ impl Namespace {
         errors
     }
 
+    /// Removes the rules of interfaces that are virtual no longer, once their programs are off.
+    fn remove_other_rules(&mut self, step: &Step<'_>) -> Vec<Error> {
+        let mut record = self.record.clone();
+        let mut errors = Vec::new();
+        for rule in self.record.virtual_rules.difference(&step.virtual_rules) {
+            match rule.remove(&step.talk) {
+                Ok(_) => drop(record.virtual_rules.remove(rule)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if record != self.record {
+            match step.tools.records.save(&record) {
+                Ok(()) => self.record = record,
+                Err(error) => errors.push(error),
+            }
+        }
+        errors
+    }
+
     fn watch(&mut self, step: &Step<'_>) -> Result<(), Error> {
         if self.watches.len() == sysctls::wanted(step.ipv6).count() {
             return Ok(());
@@ -257,23 +286,6 @@ impl Namespace {
             .map(Watch::open)
             .collect::<Result<_, _>>()?;
         Ok(())
-    }
-
-    fn warn(&mut self, step: &Step<'_>) {
-        let virtuals = step
-            .devices
-            .iter()
-            .filter(|(_, program)| *program == Some(Program::Virtual));
-        let strict = virtuals.filter(|(device, _)| sysctls::src_valid_mark(&device.name));
-        self.warnings = strict
-            .map(|(Device { name, .. }, _)| {
-                format!(
-                    "{pod}: the kernel drops what {name} sends to the proxy: it asks for the way back with the packet's \
-                     mark; in the pod, set net.ipv4.conf.all.src_valid_mark and net.ipv4.conf.{name}.src_valid_mark to 0",
-                    pod = step.wanted.name
-                )
-            })
-            .collect();
     }
 }
 
@@ -298,11 +310,13 @@ fn take_off_pins(links: &Path, cookie: NetnsCookie, stay: &BTreeSet<PathBuf>) ->
 
 impl Tools {
     fn program(&self, program: Program) -> &Loaded {
-        let [lo, inbound, virtuals] = &self.programs;
+        let [lo, inbound, inbound_ip, virtuals, virtuals_ip] = &self.programs;
         match program {
             Program::Lo => lo,
             Program::Inbound => inbound,
+            Program::InboundIp => inbound_ip,
             Program::Virtual => virtuals,
+            Program::VirtualIp => virtuals_ip,
         }
     }
 }
@@ -314,6 +328,7 @@ struct Step<'a> {
     talk: Talk,
     ipv6: bool,
     devices: Vec<(Device, Option<Program>)>,
+    virtual_rules: BTreeSet<VirtualRule>,
 }
 
 impl<'a> Step<'a> {
@@ -323,7 +338,8 @@ impl<'a> Step<'a> {
             what: "anything",
             source,
         })?;
-        let devices = devices::dump(&talk)?
+        let ipv6 = sysctls::lo_has_ipv6();
+        let devices: Vec<_> = devices::dump(&talk)?
             .into_iter()
             .map(|device| {
                 let program = Program::wanted(wanted, &device);
@@ -334,7 +350,8 @@ impl<'a> Step<'a> {
             tools,
             wanted,
             talk,
-            ipv6: sysctls::lo_has_ipv6(),
+            ipv6,
+            virtual_rules: VirtualRule::wanted(&devices, ipv6),
             devices,
         })
     }
@@ -345,6 +362,7 @@ impl<'a> Step<'a> {
                 .devices
                 .iter()
                 .any(|(device, wanted)| device.index == *index && *wanted == Some(*program)),
+            Item::VirtualRule(rule) => self.virtual_rules.contains(rule),
             Item::Piece(_) | Item::Sysctl(_) => true,
         }
     }

@@ -10,24 +10,42 @@ use crate::sys::bpf::{AttachType, program_number};
 pub(super) enum Program {
     Lo,
     Inbound,
+    InboundIp,
     Virtual,
+    VirtualIp,
 }
 
 impl Program {
-    pub(super) const ALL: [Self; 3] = [Self::Lo, Self::Inbound, Self::Virtual];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Lo,
+        Self::Inbound,
+        Self::InboundIp,
+        Self::Virtual,
+        Self::VirtualIp,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Lo => "capture_lo",
             Self::Inbound => "capture_in",
+            Self::InboundIp => "capture_in_ip",
             Self::Virtual => "capture_virtual",
+            Self::VirtualIp => "capture_virtual_ip",
         }
     }
 
     pub(super) const fn place(self) -> AttachType {
         match self {
             Self::Lo => AttachType::TcxEgress,
-            Self::Inbound | Self::Virtual => AttachType::TcxIngress,
+            Self::Inbound | Self::InboundIp | Self::Virtual | Self::VirtualIp => AttachType::TcxIngress,
+        }
+    }
+
+    /// Whether it is for virtual interfaces.
+    pub(super) const fn is_virtual(self) -> bool {
+        match self {
+            Self::Virtual | Self::VirtualIp => true,
+            Self::Lo | Self::Inbound | Self::InboundIp => false,
         }
     }
 
@@ -39,10 +57,15 @@ impl Program {
         if wanted.excluded_interfaces.contains(&device.name) {
             return None;
         }
+        let (inbound, virtuals) = if device.ethernet {
+            (Self::Inbound, Self::Virtual)
+        } else {
+            (Self::InboundIp, Self::VirtualIp)
+        };
         if wanted.virtual_interfaces.contains(&device.name) {
-            return Some(Self::Virtual);
+            return Some(virtuals);
         }
-        wanted.inbound.then_some(Self::Inbound)
+        wanted.inbound.then_some(inbound)
     }
 }
 
@@ -55,16 +78,20 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub(super) fn all(programs: Programs) -> Result<[Self; 3], Error> {
+    pub(super) fn all(programs: Programs) -> Result<[Self; 5], Error> {
         let Programs {
             capture_in,
+            capture_in_ip,
             capture_virtual,
+            capture_virtual_ip,
             capture_lo,
         } = programs;
         Ok([
             Self::new(Program::Lo, capture_lo)?,
             Self::new(Program::Inbound, capture_in)?,
+            Self::new(Program::InboundIp, capture_in_ip)?,
             Self::new(Program::Virtual, capture_virtual)?,
+            Self::new(Program::VirtualIp, capture_virtual_ip)?,
         ])
     }
 
@@ -112,6 +139,9 @@ mod tests {
     #[case("vm0", true, Some(Program::Virtual))]
     #[case("vm0", false, Some(Program::Virtual))]
     #[case("storage", true, None)]
+    #[case("tunl0", true, Some(Program::InboundIp))]
+    #[case("tunl0", false, None)]
+    #[case("tunvm0", false, Some(Program::VirtualIp))]
     fn each_device_has_its_program(
         #[case] device: &str,
         #[case] inbound: bool,
@@ -121,13 +151,14 @@ mod tests {
             name: "app/client".into(),
             netns: "/run/netns/x".into(),
             inbound,
-            virtual_interfaces: ["vm0".into(), "storage".into()].into(),
+            virtual_interfaces: ["vm0".into(), "tunvm0".into(), "storage".into()].into(),
             excluded_interfaces: ["storage".into(), "lo".into()].into(),
         };
         let device = Device {
             index: IfIndex(1),
             name: device.into(),
             loopback: device == "lo",
+            ethernet: !device.starts_with("tun"),
         };
         assert_eq!(Program::wanted(&wanted, &device), expected);
     }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Error,
     routing::{Piece, Routing},
+    virtuals::VirtualRule,
 };
 use crate::facts::{IfIndex, NetnsCookie};
 
@@ -33,6 +34,8 @@ pub(super) struct Record {
     pub(super) routing: Routing,
     /// Rules and routes, and whether they were there before.
     pub(super) pieces: BTreeMap<Piece, bool>,
+    /// Rules of virtual interfaces that are ours.
+    pub(super) virtual_rules: BTreeSet<VirtualRule>,
     /// Variables, and what they were before.
     pub(super) sysctls: BTreeMap<String, String>,
     /// Devices whose clsact is ours.
@@ -71,6 +74,7 @@ impl Records {
             links: None,
             routing,
             pieces: BTreeMap::new(),
+            virtual_rules: BTreeSet::new(),
             sysctls: BTreeMap::new(),
             qdiscs: BTreeSet::new(),
         }

@@ -1,6 +1,6 @@
 //! How often something had to be mended.
 
-use super::{programs::Program, routing::Piece};
+use super::{programs::Program, routing::Piece, virtuals::VirtualRule};
 use crate::facts::IfIndex;
 
 /// How often something that had been put in place was missing there, by kind.
@@ -41,10 +41,11 @@ impl Repairs {
         self.sysctls += sysctls;
     }
 
-    pub(super) fn count(&mut self, item: Item) {
+    pub(super) fn count(&mut self, item: &Item) {
         let counter = match item {
             Item::Program(..) => &mut self.programs,
             Item::Piece(piece) if piece.is_rule() => &mut self.rules,
+            Item::VirtualRule(_) => &mut self.rules,
             Item::Piece(_) => &mut self.routes,
             Item::Sysctl(_) => &mut self.sysctls,
         };
@@ -53,12 +54,14 @@ impl Repairs {
 }
 
 /// Something that is in place in a namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
     /// A program on a device.
     Program(IfIndex, Program),
     /// A rule or a route.
     Piece(Piece),
+    /// The rule of a virtual interface.
+    VirtualRule(VirtualRule),
     /// A variable that is on.
     Sysctl(&'static str),
 }

@@ -5,25 +5,23 @@
 //! ip route add local default dev lo table 100
 //! ```
 
-use std::{collections::BTreeSet, fmt, io};
+use std::{collections::BTreeSet, io};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    RouteNetlinkMessage,
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
-    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{
+    Error,
+    rule::{self, Family, Rule},
+};
 use crate::netlink::Talk;
 
 /// `lo` has this index in every network namespace (`LOOPBACK_IFINDEX`).
 pub(super) const LOOPBACK: u32 = 1;
-
-/// Says in a rule who made it (`ip rule` shows `proto 81`). The kernel removes the first rule that has all that is asked
-/// for, and with it one that somebody made narrower than ours; this nobody else's has.
-const OURS: RouteProtocol = RouteProtocol::Other(81);
 
 /// The numbers of a rule and of the table that it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +43,12 @@ impl Routing {
         mask: 0xfff,
         priority: 32764,
         table: 100,
+    };
+    /// Inside a pod, for what comes in by a virtual interface: the rule next to the other, and the same table.
+    pub const VIRTUAL: Self = Self {
+        mark: 0x112,
+        priority: 32763,
+        ..Self::POD
     };
     /// On the node, for a proxy of the node.
     pub const NODE: Self = Self {
@@ -77,10 +81,10 @@ impl Piece {
         matches!(self, Self::RuleV4 | Self::RuleV6)
     }
 
-    const fn family(self) -> AddressFamily {
+    const fn family(self) -> Family {
         match self {
-            Self::RouteV4 | Self::RuleV4 => AddressFamily::Inet,
-            Self::RouteV6 | Self::RuleV6 => AddressFamily::Inet6,
+            Self::RouteV4 | Self::RuleV4 => Family::V4,
+            Self::RouteV6 | Self::RuleV6 => Family::V6,
         }
     }
 }
@@ -90,10 +94,11 @@ impl Routing {
     pub(super) fn look(&self, talk: &Talk, ipv6: bool) -> Result<BTreeSet<Piece>, Error> {
         let mut there = BTreeSet::new();
         for &piece in Piece::all(ipv6) {
+            let family = piece.family();
             let found = if piece.is_rule() {
-                self.has_rule(talk, piece.family())
+                rule::dump(talk, family).map(|rules| self.rule(family).is_among(&rules))
             } else {
-                self.has_route(talk, piece.family())
+                self.has_route(talk, family)
             };
             if found.map_err(|source| self.error("show", piece, source))? {
                 there.insert(piece);
@@ -104,105 +109,70 @@ impl Routing {
 
     /// Adds a piece that is not there. With `replace` a route that has taken its place gives way.
     pub(super) fn add(&self, talk: &Talk, piece: Piece, replace: bool) -> Result<(), Error> {
-        let flags = NLM_F_ACK | NLM_F_CREATE;
-        let add = |flags| {
-            let message = if piece.is_rule() {
-                RouteNetlinkMessage::NewRule(self.rule(piece.family()))
-            } else {
-                RouteNetlinkMessage::NewRoute(self.route(piece.family()))
-            };
-            talk.ask(message, flags)
+        let family = piece.family();
+        let added = if piece.is_rule() {
+            self.rule(family).add(talk)
+        } else {
+            self.add_route(talk, family, replace)
         };
-        let added = match add(flags | NLM_F_EXCL) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) && piece.is_rule() => return Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) && replace => add(flags | NLM_F_REPLACE),
+        added.map_err(|source| self.error("add", piece, source))
+    }
+
+    fn add_route(&self, talk: &Talk, family: Family, replace: bool) -> io::Result<()> {
+        let add = |flag| {
+            let message = RouteNetlinkMessage::NewRoute(self.route(family));
+            talk.ask(message, NLM_F_ACK | NLM_F_CREATE | flag).map(drop)
+        };
+        match add(NLM_F_EXCL) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) && replace => add(NLM_F_REPLACE),
             other => other,
-        };
-        added.map(drop).map_err(|source| self.error("add", piece, source))
+        }
     }
 
     /// Removes a piece, if it is there.
     pub(super) fn remove(&self, talk: &Talk, piece: Piece) -> Result<bool, Error> {
-        let message = if piece.is_rule() {
-            RouteNetlinkMessage::DelRule(self.rule(piece.family()))
+        let family = piece.family();
+        let removed = if piece.is_rule() {
+            self.rule(family).remove(talk)
         } else {
-            RouteNetlinkMessage::DelRoute(self.route(piece.family()))
+            self.remove_route(talk, family)
         };
-        match talk.ask(message, NLM_F_ACK) {
+        removed.map_err(|source| self.error("del", piece, source))
+    }
+
+    fn remove_route(&self, talk: &Talk, family: Family) -> io::Result<bool> {
+        match talk.ask(RouteNetlinkMessage::DelRoute(self.route(family)), NLM_F_ACK) {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(false),
-            Err(source) => Err(self.error("del", piece, source)),
+            Err(source) => Err(source),
         }
     }
 
-    fn rule(&self, family: AddressFamily) -> RuleMessage {
-        let mut rule = RuleMessage::default();
-        rule.header.family = family;
-        rule.header.action = RuleAction::ToTable;
-        rule.header.table = small(self.table);
-        rule.attributes = vec![
-            RuleAttribute::Priority(self.priority),
-            RuleAttribute::FwMark(self.mark),
-            RuleAttribute::FwMask(self.mask),
-            RuleAttribute::Table(self.table),
-            RuleAttribute::Protocol(OURS),
-        ];
-        rule
+    /// Its rule in a family's list.
+    const fn rule(&self, family: Family) -> Rule<'static> {
+        Rule {
+            family,
+            routing: *self,
+            device: None,
+        }
     }
 
-    fn has_rule(&self, talk: &Talk, family: AddressFamily) -> io::Result<bool> {
-        let mut question = RuleMessage::default();
-        question.header.family = family;
-        let answers = talk.ask(RouteNetlinkMessage::GetRule(question), NLM_F_DUMP)?;
-        Ok(answers.iter().any(|answer| {
-            if let RouteNetlinkMessage::NewRule(rule) = answer {
-                self.is_rule(rule)
-            } else {
-                false
-            }
-        }))
-    }
-
-    /// Whether it is the rule: with nothing that narrows it, whoever made it.
-    fn is_rule(&self, rule: &RuleMessage) -> bool {
-        let header = &rule.header;
-        let plain = header.action == RuleAction::ToTable
-            && (header.dst_len, header.src_len, header.tos) == (0, 0, 0)
-            && !header.flags.contains(RuleFlags::Invert);
-        let ours = [
-            RuleAttribute::Priority(self.priority),
-            RuleAttribute::FwMark(self.mark),
-            RuleAttribute::FwMask(self.mask),
-            RuleAttribute::Table(self.table),
-        ];
-        let narrows = |attribute: &RuleAttribute| {
-            let harmless = matches!(
-                attribute,
-                RuleAttribute::Protocol(_) | RuleAttribute::SuppressPrefixLen(u32::MAX)
-            );
-            !harmless && !ours.contains(attribute)
-        };
-        plain
-            && ours.iter().all(|attribute| rule.attributes.contains(attribute))
-            && !rule.attributes.iter().any(narrows)
-    }
-
-    fn route(&self, family: AddressFamily) -> RouteMessage {
+    fn route(&self, family: Family) -> RouteMessage {
         let mut route = RouteMessage::default();
-        route.header.address_family = family;
+        route.header.address_family = family.to_netlink();
         route.header.table = small(self.table);
         route.header.protocol = RouteProtocol::Boot;
         route.header.kind = RouteType::Local;
-        if family == AddressFamily::Inet {
+        if family == Family::V4 {
             route.header.scope = RouteScope::Host;
         }
         route.attributes = vec![RouteAttribute::Table(self.table), RouteAttribute::Oif(LOOPBACK)];
         route
     }
 
-    fn has_route(&self, talk: &Talk, family: AddressFamily) -> io::Result<bool> {
+    fn has_route(&self, talk: &Talk, family: Family) -> io::Result<bool> {
         let mut question = RouteMessage::default();
-        question.header.address_family = family;
+        question.header.address_family = family.to_netlink();
         question.attributes = vec![RouteAttribute::Table(self.table)];
         let answers = match talk.ask(RouteNetlinkMessage::GetRoute(question), NLM_F_DUMP) {
             // There is no such table.
@@ -231,95 +201,43 @@ impl Routing {
     }
 
     fn error(&self, verb: &str, piece: Piece, source: io::Error) -> Error {
-        let command = Command {
-            routing: self,
-            verb,
-            piece,
+        let Self { table, .. } = self;
+        let (family, rule) = (piece.family().option(), self.rule(piece.family()));
+        let command = match (piece.is_rule(), verb) {
+            (true, verb) => format!("ip {family} rule {verb} {rule}"),
+            (false, "show") => format!("ip {family} route show table {table}"),
+            (false, verb) => format!("ip {family} route {verb} local default dev lo table {table}"),
         };
-        let hint = match source.raw_os_error() {
-            Some(libc::EPERM) => "it needs CAP_NET_ADMIN in the pod's user namespace",
-            Some(libc::ENETDOWN | libc::ENODEV | libc::EINVAL) => "is lo up in this namespace?",
-            Some(libc::EEXIST) => "does something else in this namespace use this table?",
-            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
-                "does this kernel have CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES?"
-            }
-            _ => "is another agent at work here?",
-        };
-        Error::Routing {
-            command: command.to_string(),
-            source,
-            hint,
-        }
+        routing_error(command, source)
     }
 }
 
 /// The table's number where there is room for one octet; the attribute has it in full.
-fn small(table: u32) -> u8 {
+pub(super) fn small(table: u32) -> u8 {
     u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC)
 }
 
-/// What somebody would type.
-struct Command<'a> {
-    routing: &'a Routing,
-    verb: &'a str,
-    piece: Piece,
-}
-
-impl fmt::Display for Command<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            routing:
-                Routing {
-                    mark,
-                    mask,
-                    priority,
-                    table,
-                },
-            verb,
-            piece,
-        } = self;
-        let family = if piece.family() == AddressFamily::Inet {
-            "-4"
-        } else {
-            "-6"
-        };
-        match (piece.is_rule(), *verb) {
-            (true, "show") => write!(f, "ip {family} rule show pref {priority}"),
-            (false, "show") => write!(f, "ip {family} route show table {table}"),
-            (true, verb) => write!(
-                f,
-                "ip {family} rule {verb} fwmark {mark:#x}/{mask:#x} pref {priority} lookup {table} proto 81"
-            ),
-            (false, verb) => write!(f, "ip {family} route {verb} local default dev lo table {table}"),
+/// What it means that a command of `ip` cannot be done.
+pub(super) fn routing_error(command: String, source: io::Error) -> Error {
+    let hint = match source.raw_os_error() {
+        Some(libc::EPERM) => "it needs CAP_NET_ADMIN in the pod's user namespace",
+        Some(libc::ENETDOWN | libc::ENODEV | libc::EINVAL) => "is lo up in this namespace?",
+        Some(libc::EEXIST) => "does something else in this namespace use this table?",
+        Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
+            "does this kernel have CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES?"
         }
+        _ => "is another agent at work here?",
+    };
+    Error::Routing {
+        command,
+        source,
+        hint,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_rule_that_is_narrower_is_not_ours() {
-        let ours = Routing::POD.rule(AddressFamily::Inet);
-        assert!(Routing::POD.is_rule(&ours));
-        assert!(!Routing::NODE.is_rule(&ours));
-        let mut as_shown = ours.clone();
-        as_shown
-            .attributes
-            .retain(|attribute| !matches!(attribute, RuleAttribute::Protocol(_)));
-        as_shown.attributes.extend([
-            RuleAttribute::SuppressPrefixLen(u32::MAX),
-            RuleAttribute::Protocol(RouteProtocol::Boot),
-        ]);
-        assert!(Routing::POD.is_rule(&as_shown));
-        let mut narrow = ours.clone();
-        narrow.attributes.push(RuleAttribute::Iifname("eth0".into()));
-        assert!(!Routing::POD.is_rule(&narrow));
-        let mut inverted = ours;
-        inverted.header.flags = RuleFlags::Invert;
-        assert!(!Routing::POD.is_rule(&inverted));
-    }
 
     #[test]
     fn an_error_has_the_command() {

@@ -114,15 +114,9 @@ impl Slot {
 
     /// What an operator should know.
     pub(super) fn problems(&self) -> Vec<Problem> {
-        let failures = self
-            .failures
-            .iter()
-            .map(|failure| Problem::new(Severity::Error, format!("{}: {failure}", self.wanted.name)));
-        let warnings = self
-            .namespace
-            .iter()
-            .flat_map(|namespace| &namespace.warnings)
-            .map(|warning| Problem::new(Severity::Warning, warning.as_str()));
-        failures.chain(warnings).collect()
+        let failures = self.failures.iter();
+        failures
+            .map(|failure| Problem::new(Severity::Error, format!("{}: {failure}", self.wanted.name)))
+            .collect()
     }
 }

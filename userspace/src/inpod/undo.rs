@@ -96,6 +96,9 @@ fn undo_inside(record: &Record) -> Vec<Error> {
             if record.links.is_none() && record.netns.is_some() {
                 errors.extend(undo_filters(&talk, record));
             }
+            for rule in &record.virtual_rules {
+                errors.extend(rule.remove(&talk).err());
+            }
             // A rule before the route to which it leads.
             for &piece in Piece::all(true).iter().rev() {
                 // What was not looked for was not added; what was there before stays.
