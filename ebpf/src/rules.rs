@@ -14,6 +14,9 @@ use crate::{Addr, capture::CgroupRef, packet::Protocol};
 /// Version of the layout and the meaning of everything shared. Pins live in a directory of this name.
 pub const ABI: u32 = 2;
 
+/// Cgroups that are as many levels below the root, or more, are not told apart: the programs look at each level.
+pub const CGROUP_LEVELS: u32 = 12;
+
 /// One of the two complete sets of rules.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
@@ -44,7 +47,7 @@ pub struct Header {
     enforcement: u32,
     cgroup_levels: u32,
     kubelet: CgroupRef,
-    reserved: u32,
+    node_port: u32,
 }
 
 const _: () = assert!(size_of::<Header>() == 32);
@@ -75,8 +78,15 @@ impl Header {
             enforcement: enforcement as u32,
             cgroup_levels,
             kubelet,
-            reserved: 0,
+            node_port: 0,
         }
+    }
+
+    /// With a proxy on the node that listens on this port, 0 for none.
+    #[must_use]
+    pub const fn with_node_proxy(mut self, port: u16) -> Self {
+        self.node_port = port as u32;
+        self
     }
 
     /// The number of the generation.
@@ -105,6 +115,12 @@ impl Header {
     #[inline(always)]
     pub const fn cgroup_levels(&self) -> u32 {
         self.cgroup_levels
+    }
+
+    /// The port of the proxy on the node, 0 for none.
+    #[inline(always)]
+    pub const fn node_port(&self) -> u16 {
+        self.node_port as u16
     }
 
     /// The cgroup whose calls to captured pods are probes.

@@ -41,6 +41,8 @@ pub struct Desired {
     pub ports: BTreeMap<(NetnsCookie, u16), Scope>,
     /// The cgroup whose calls to captured pods are probes.
     pub kubelet: CgroupRef,
+    /// The port of the proxy on the node, 0 for none.
+    pub node_port: u16,
 }
 
 /// A permission: endpoints held to `policy` may send to destinations of `groups`.

@@ -51,6 +51,8 @@ pub struct PodDevice {
     pub name: String,
     /// The hardware address of the device's other side, inside the pod.
     pub mac: [u8; 6],
+    /// Behind a bridge of the node.
+    pub bridged: bool,
 }
 
 /// Where a pod's packets come from.

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use ebpf::{
     Addr, DropReason, Hook, RedirectReason,
-    capture::{Capture, port},
+    capture::{Capture, Mode, port},
     event::{Outcome, Subject},
     packet::Tuple,
     rules::{Identity, PolicyId},
@@ -67,11 +67,14 @@ fn guard(call: &Call, hook: Hook) -> i32 {
 
 #[inline(always)]
 fn is_kept(capture: &Capture, port: u16) -> bool {
-    port != 0
-        && if capture.is_inside() {
-            port::is_proxys(port)
-        } else {
+    let is_kept = match capture.mode() {
+        Mode::InPod | Mode::Sidecar => port::is_proxys(port),
+        // The proxy listens on the node, not in the pod.
+        Mode::Node => false,
+        Mode::Guard => {
             port == capture.port_for(RedirectReason::Outbound)
                 || (capture.has_dns() && port == capture.port_for(RedirectReason::Dns))
         }
+    };
+    is_kept && port != 0
 }

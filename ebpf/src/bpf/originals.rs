@@ -20,14 +20,14 @@ use aya_ebpf::{
 };
 use ebpf::{
     Addr,
-    capture::{HandshakeKey, Original, port},
+    capture::{HandshakeKey, Lookup as _, Original, port},
     rules::capacity,
 };
 
 use super::{
     call::{Call, Family, PROCEED},
     report,
-    rules::NO_PREALLOC,
+    rules::{Generation, NO_PREALLOC},
 };
 
 #[btf_map]
@@ -192,10 +192,10 @@ impl Connection {
             return;
         };
         let (remote, remote_port) = self.remote;
-        if !original.was_sent_to(remote, remote_port) || !is_captured_port(remote_port) {
+        if !original.was_sent_to(remote, remote_port) || !self.may_publish(original) {
             return;
         }
-        if HANDSHAKES.insert(self.made(), *original, ANY).is_err() {
+        if HANDSHAKES.insert(self.made(original), *original, ANY).is_err() {
             // Without it the proxy does not know whereto, and refuses.
             report::count_lost_flow();
             return;
@@ -204,13 +204,42 @@ impl Connection {
         unsafe { bpf_sock_ops_cb_flags_set(self.ctx, TELL_STATE) };
     }
 
+    /// Who calls the proxy on the node from an address that is not his own would speak for another pod there.
+    #[inline(always)]
+    fn may_publish(&self, original: &Original) -> bool {
+        if !original.crosses() {
+            return is_captured_port(self.remote.1);
+        }
+        Generation::active().is_some_and(|rules| rules.owner(self.local.0) == self.netns())
+    }
+
     #[inline(always)]
     fn take_over(&self) {
         let ((local, local_port), (remote, remote_port)) = (self.local, self.remote);
-        if !is_captured_port(local_port) {
-            return;
+        let inside = is_captured_port(local_port);
+        let crossing = Generation::active().is_some_and(|rules| rules.header.node_port() == local_port);
+        if inside {
+            self.take(HandshakeKey::new(
+                self.netns(),
+                remote,
+                remote_port,
+                local,
+                local_port,
+            ));
         }
-        let key = HandshakeKey::new(self.netns(), remote, remote_port, local, local_port);
+        if crossing {
+            self.take(HandshakeKey::new(
+                HandshakeKey::CROSSING,
+                remote,
+                remote_port,
+                local,
+                local_port,
+            ));
+        }
+    }
+
+    #[inline(always)]
+    fn take(&self, key: HandshakeKey) {
         // SAFETY: entries are written once and taken out once.
         let Some(original) = (unsafe { HANDSHAKES.get(key) }).copied() else {
             return;
@@ -222,17 +251,22 @@ impl Connection {
 
     #[inline(always)]
     fn give_up(&self) {
-        if is_captured_port(self.remote.1) {
+        if let Some(original) = kept(self.sk) {
             // As a rule the proxy's side has taken it.
-            let _ = HANDSHAKES.remove(self.made());
+            let _ = HANDSHAKES.remove(self.made(original));
         }
     }
 
     /// The key of a connection that this side makes.
     #[inline(always)]
-    fn made(&self) -> HandshakeKey {
+    fn made(&self, original: &Original) -> HandshakeKey {
         let ((local, local_port), (remote, remote_port)) = (self.local, self.remote);
-        HandshakeKey::new(self.netns(), local, local_port, remote, remote_port)
+        let netns = if original.crosses() {
+            HandshakeKey::CROSSING
+        } else {
+            self.netns()
+        };
+        HandshakeKey::new(netns, local, local_port, remote, remote_port)
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use ebpf::{
     AllowReason, DropReason, Hook, LeaveReason, RedirectReason,
-    capture::{self, Capture, Fate},
+    capture::{self, Capture, Fate, Lookup as _},
     decide,
     event::{Outcome, Subject},
     packet::{Bytes as _, Link, Packet},
@@ -105,7 +105,10 @@ fn redirect(rules: &Generation, endpoint: &Endpoint, skb: &Skb, desk: &Desk, by_
     let by_rules = Outcome::from_word(by_rules).unwrap_or(Outcome::Denied(DropReason::NoRules));
     let packet = desk.packet();
     // A replayed packet has no socket: with a proxy inside it stands for one of the proxy's.
-    let by_proxy = || (skb.is_replay() && capture.is_inside()) || skb.is_of_proxy(capture);
+    let by_proxy = || {
+        let sent_to_node = !capture.is_inside() && skb.is_redirected(&packet.tuple);
+        sent_to_node || (skb.is_replay() && capture.is_inside()) || skb.is_of_proxy(capture)
+    };
     let fate = capture::sent(rules, capture, packet, desk.parsed(), by_proxy);
     let overruled = capture::overrule(by_rules, fate);
     if capture.is_inside() {
@@ -120,7 +123,8 @@ fn redirect(rules: &Generation, endpoint: &Endpoint, skb: &Skb, desk: &Desk, by_
         return overruled.to_word();
     }
     match fate {
-        Fate::Leave(LeaveReason::Established) => {
+        // What goes to the node itself gets there without our help.
+        Fate::Leave(LeaveReason::Established) if rules.owner(packet.tuple.dst) == 0 => {
             let taken = capture::overrule(by_rules, Fate::Redirect(RedirectReason::Outbound));
             if is_own && matches!(taken, Outcome::Redirected(_)) && sockets::deliver(skb, packet) != 0 {
                 return taken.to_word();
@@ -142,6 +146,10 @@ fn call(capture: &Capture, skb: &Skb, packet: &Packet, reason: RedirectReason) -
         return Outcome::Redirected(reason);
     }
     let tuple = &packet.tuple;
+    // On its way to another port of a bridge it would not come by the node's sockets.
+    if !skb.is_for_device() {
+        return Outcome::Denied(DropReason::Uncaptured);
+    }
     match sockets::hand_over(skb, tuple, &tuple.dst, capture.port_for(reason), Some(capture)) {
         HandOver::Done => Outcome::Redirected(reason),
         HandOver::NoProxy => Outcome::Denied(DropReason::NoProxy),

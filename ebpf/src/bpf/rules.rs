@@ -11,8 +11,8 @@ use ebpf::{
     flow::{Flow, FlowKey, FragmentKey},
     packet::Protocol,
     rules::{
-        Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, PolicyId, RuleKey, capacity,
-        device_slot,
+        Bank, CGROUP_LEVELS, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, Identity, PolicyId,
+        RuleKey, capacity, device_slot,
     },
 };
 
@@ -72,11 +72,10 @@ impl Generation {
     /// The endpoint of the first cgroup, from the root down, that is one.
     #[inline(always)]
     pub(super) fn endpoint_by_cgroup(&self, cgroup_at: impl Fn(u32) -> u64) -> Option<(Identity, &Endpoint)> {
-        const MAX_LEVEL: u32 = 12;
         if self.header.cgroup_levels() == 0 {
             return None;
         }
-        for level in 1..MAX_LEVEL {
+        for level in 1..CGROUP_LEVELS {
             if self.header.has_cgroups_at(level) {
                 let identity = Identity::Cgroup(cgroup_at(level));
                 if let Some(endpoint) = self.endpoint(identity) {

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     EbpfContext,
     bindings::__sk_buff,
-    helpers::{bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
+    helpers::{bpf_get_socket_uid, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
     macros::map,
     maps::PerCpuArray,
     programs::TcContext,
@@ -14,9 +14,11 @@ use ebpf::{
     DropReason, Verdict,
     capture::Capture,
     event::{Outcome, replay},
-    packet::{Bytes, Header, Link, Packet, parse, settle},
+    packet::{Bytes, Header, Link, Packet, Tuple, parse, settle},
     reason::Approval,
 };
+
+use super::originals;
 
 /// Where a packet's parts are kept while it is judged; the stack of 512 octets is too small for them.
 ///
@@ -217,6 +219,29 @@ impl Skb {
         self.has_socket()
             && (capture.is_proxy(|level| self.cgroup_at(level))
                 || (capture.has_proxy_user() && capture.is_proxy_user(self.socket_uid(), Capture::NOBODY)))
+    }
+
+    /// Whether the socket that made the packet was sent to where the packet goes by our own hooks.
+    #[inline(always)]
+    pub(super) fn is_redirected(&self, tuple: &Tuple) -> bool {
+        // SAFETY: as in `device`; the helper tells whole sockets from others, and the pointer is not kept.
+        let sk = unsafe {
+            let sk = (*self.0).__bindgen_anon_2.sk;
+            if sk.is_null() {
+                return false;
+            }
+            bpf_sk_fullsock(sk)
+        };
+        originals::kept(sk).is_some_and(|original| original.was_sent_to(tuple.dst, tuple.dport))
+    }
+
+    /// Whether the packet is for this device itself, and not for another one behind the same bridge.
+    #[inline(always)]
+    pub(super) fn is_for_device(&self) -> bool {
+        /// `PACKET_HOST`.
+        const HOST: u32 = 0;
+        // SAFETY: as in `device`.
+        unsafe { (*self.0).pkt_type == HOST }
     }
 
     #[inline(always)]

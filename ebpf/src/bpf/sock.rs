@@ -85,15 +85,21 @@ fn send_to_proxy(
 ) -> i32 {
     let dst = call.addr();
     let port = capture.port_for(reason);
-    let to = match (capture.mode(), reason) {
-        // The pod's device redirects it.
-        (Mode::Guard | Mode::Node, _) if matches!(call.protocol(), Protocol::TCP) => return PROCEED,
-        (_, RedirectReason::Dns) => capture.dns_for(dst),
-        (_, RedirectReason::Outbound | RedirectReason::Inbound | RedirectReason::VirtualInterface) => {
+    let on_node = matches!(capture.mode(), Mode::Guard | Mode::Node);
+    let to = match reason {
+        RedirectReason::Dns if !matches!(call.protocol(), Protocol::TCP) => capture.dns_for(dst),
+        _ if on_node && capture::redirects_at_call(rules, capture, dst) => capture.node_for(dst),
+        _ if on_node => return PROCEED,
+        RedirectReason::Dns => capture.dns_for(dst),
+        RedirectReason::Outbound | RedirectReason::Inbound | RedirectReason::VirtualInterface => {
             capture.own_for(dst)
         }
     };
-    let original = Original::new(dst, call.port(), to, port);
+    if to.is_unspecified() {
+        // The node has no address of this family: the pod's device hands the call over as it is.
+        return PROCEED;
+    }
+    let original = Original::new(dst, call.port(), to, port).crossing(on_node);
     let outcome = if originals::keep(call.sk(), &original) {
         Outcome::Redirected(reason)
     } else {

@@ -61,7 +61,13 @@ pub fn call<L: Lookup>(lookup: &L, capture: &Capture, call: &Call) -> Fate {
         by_proxy,
     } = *call;
     if matches!(capture.mode(), Mode::Guard) {
-        return Fate::Leave(LeaveReason::NotIncluded);
+        // A proxy that does not know where a call wanted to go would call itself, and that call itself again.
+        let itself = by_proxy && dport == capture.port_for(RedirectReason::Outbound);
+        return if itself && is_own(lookup, capture, dst) {
+            Fate::Refuse(DropReason::ProxyPort)
+        } else {
+            Fate::Leave(LeaveReason::NotIncluded)
+        };
     }
     let own = is_own(lookup, capture, dst);
     if own && capture.is_inside() && protocol.0 == Protocol::TCP.0 {
@@ -128,6 +134,19 @@ fn outbound<L: Lookup>(lookup: &L, capture: &Capture, dst: Addr, dport: u16, pro
         return Fate::Redirect(RedirectReason::Outbound);
     }
     Fate::Leave(LeaveReason::NotIncluded)
+}
+
+/// Whether a call for the proxy on the node is to be redirected at the call, and not when its packets come by the pod's
+/// device. There the proxy gets it as it is, with its destination for a local address. But what the node translates into
+/// something else (Services, its own addresses) would be that before it got to the proxy, and what a bridge passes on does
+/// not get to it at all.
+#[inline(always)]
+pub fn redirects_at_call<L: Lookup>(lookup: &L, capture: &Capture, dst: Addr) -> bool {
+    capture.is_at_call()
+        || lookup.owner(dst) != 0
+        || lookup
+            .range(super::RangeKey::EVERYBODY, dst)
+            .says(Scope::TRANSLATED)
 }
 
 /// Judges a call to a pod whose proxy listens inside, by its port.

@@ -56,6 +56,8 @@ pub struct RangeKey {
 const _: () = assert!(size_of::<RangeKey>() == 28);
 
 impl RangeKey {
+    /// Stands for all namespaces.
+    pub const EVERYBODY: u64 = 0;
     /// Bits of the key before the address.
     pub const BEFORE_BITS: u32 = 96;
     /// All bits: the prefix length to look an address up with.
@@ -113,6 +115,9 @@ impl Scope {
     pub const INBOUND_EXCLUDED: Self = Self(1 << 2);
     /// Calls to this port of the pod are captured.
     pub const INBOUND_INCLUDED: Self = Self(1 << 3);
+    /// The node translates this destination into another (a Service). Said of no namespace in particular, see
+    /// [`RangeKey::EVERYBODY`].
+    pub const TRANSLATED: Self = Self(1 << 4);
 
     /// Both.
     #[must_use]
@@ -135,9 +140,10 @@ pub struct Original {
     via: Addr,
     port: [u8; 2],
     via_port: [u8; 2],
+    crosses: u32,
 }
 
-const _: () = assert!(size_of::<Original>() == 36);
+const _: () = assert!(size_of::<Original>() == 40);
 
 impl Original {
     /// A call for `addr`:`port` that was sent to `via`:`via_port`.
@@ -148,7 +154,22 @@ impl Original {
             via,
             port: port.to_be_bytes(),
             via_port: via_port.to_be_bytes(),
+            crosses: 0,
         }
+    }
+
+    /// Sent to another network namespace, the node's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn crossing(mut self, crosses: bool) -> Self {
+        self.crosses = crosses as u32;
+        self
+    }
+
+    /// Whether it was sent to another network namespace.
+    #[inline(always)]
+    pub const fn crosses(&self) -> bool {
+        self.crosses != 0
     }
 
     /// Where it wanted to go.
@@ -184,6 +205,10 @@ pub struct HandshakeKey {
 const _: () = assert!(size_of::<HandshakeKey>() == 44);
 
 impl HandshakeKey {
+    /// Stands for no namespace in particular: the caller is in one and the proxy in the node's. The caller is then known to
+    /// have the address that it calls from.
+    pub const CROSSING: u64 = 0;
+
     /// From `caller` to `proxy` in the namespace with this cookie.
     #[inline(always)]
     pub const fn new(netns: u64, caller: Addr, caller_port: u16, proxy: Addr, proxy_port: u16) -> Self {

@@ -8,7 +8,9 @@ mod keys;
 pub mod port;
 mod record;
 
-pub use judge::{Call, Fate, Lookup, call, inbound, inbound_of_unknown, overrule, sent, unreadable};
+pub use judge::{
+    Call, Fate, Lookup, call, inbound, inbound_of_unknown, overrule, redirects_at_call, sent, unreadable,
+};
 pub use keys::{CaptureKey, HandshakeKey, Original, Owner, PortKey, ProbeKey, RangeKey, Scope};
 pub use record::{Capture, CgroupRef, Mode, PROXIES};
 

@@ -65,8 +65,8 @@ pub struct Capture {
     netns: [u32; 2],
     own_v4: Addr,
     own_v6: Addr,
-    dns_v4: Addr,
-    dns_v6: Addr,
+    node_v4: Addr,
+    node_v6: Addr,
     proxies: [CgroupRef; PROXIES],
     uid: u32,
     gid: u32,
@@ -89,6 +89,7 @@ impl Capture {
     const DNS: u8 = 1 << 3;
     const RANGES: u8 = 1 << 4;
     const PORTS: u8 = 1 << 5;
+    const AT_CALL: u8 = 1 << 6;
 
     /// Of the network namespace with this cookie; without a proxy and with nothing that is captured.
     pub const fn new(netns: u64, mode: Mode) -> Self {
@@ -96,8 +97,8 @@ impl Capture {
             netns: split(netns),
             own_v4: Addr::UNSPECIFIED,
             own_v6: Addr::UNSPECIFIED,
-            dns_v4: Addr::v4([127, 0, 0, 1]),
-            dns_v6: Addr::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+            node_v4: Addr::UNSPECIFIED,
+            node_v6: Addr::UNSPECIFIED,
             proxies: [CgroupRef::NONE; PROXIES],
             uid: Self::NOBODY,
             gid: Self::NOBODY,
@@ -153,11 +154,15 @@ impl Capture {
         self
     }
 
-    /// With the resolver at these addresses instead of the loopback ones.
+    /// With the proxy of the node at these addresses.
     #[must_use]
-    pub const fn dns_at(mut self, v4: Addr, v6: Addr) -> Self {
-        self.dns_v4 = v4;
-        self.dns_v6 = v6;
+    pub const fn reached_at(mut self, v4: Option<Addr>, v6: Option<Addr>) -> Self {
+        if let Some(addr) = v4 {
+            self.node_v4 = addr;
+        }
+        if let Some(addr) = v6 {
+            self.node_v6 = addr;
+        }
         self
     }
 
@@ -177,6 +182,12 @@ impl Capture {
     #[must_use]
     pub const fn every_port(self, yes: bool) -> Self {
         self.flagged(Self::EVERY_PORT, yes)
+    }
+
+    /// With a proxy on the node, whatever is called: redirected at the call, because packets go past the node's sockets.
+    #[must_use]
+    pub const fn at_call(self, yes: bool) -> Self {
+        self.flagged(Self::AT_CALL, yes)
     }
 
     /// With ranges that say more.
@@ -268,25 +279,33 @@ impl Capture {
         first.id() != 0 || second.id() != 0 || third.id() != 0 || fourth.id() != 0 || self.has_proxy_user()
     }
 
-    /// Where a call for the proxy's port is sent instead of `dst`: the pod's own address, so that the caller's is its own
-    /// too; the loopback one if the pod has none of this family.
+    /// Where a call for the proxy inside the pod is sent instead of `dst`: the pod's own address, so that the caller's is its
+    /// own too; the loopback one if the pod has none of this family.
     #[inline(always)]
     pub const fn own_for(&self, dst: Addr) -> Addr {
-        let (own, loopback) = if dst.is_v4() {
-            (self.own_v4, Addr::v4([127, 0, 0, 1]))
+        let own = if dst.is_v4() { self.own_v4 } else { self.own_v6 };
+        if own.is_unspecified() {
+            loopback_for(dst)
         } else {
-            (
-                self.own_v6,
-                Addr::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
-            )
-        };
-        if own.is_unspecified() { loopback } else { own }
+            own
+        }
+    }
+
+    /// Where a call for the proxy on the node is sent instead; unspecified if the node has no address of this family.
+    #[inline(always)]
+    pub const fn node_for(&self, dst: Addr) -> Addr {
+        if dst.is_v4() { self.node_v4 } else { self.node_v6 }
     }
 
     /// Where a question for `dst` is sent instead.
     #[inline(always)]
     pub const fn dns_for(&self, dst: Addr) -> Addr {
-        if dst.is_v4() { self.dns_v4 } else { self.dns_v6 }
+        let node = self.node_for(dst);
+        if node.is_unspecified() {
+            loopback_for(dst)
+        } else {
+            node
+        }
     }
 
     /// The port of the proxy for a redirected call.
@@ -311,6 +330,12 @@ impl Capture {
         self.flags & Self::EVERY_PORT != 0
     }
 
+    /// Whether every call for the proxy on the node is redirected at the call.
+    #[inline(always)]
+    pub const fn is_at_call(&self) -> bool {
+        self.flags & Self::AT_CALL != 0
+    }
+
     /// Whether there are ranges that say more.
     #[inline(always)]
     pub const fn has_ranges(&self) -> bool {
@@ -321,5 +346,14 @@ impl Capture {
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {
         self.flags & Self::PORTS != 0
+    }
+}
+
+#[inline(always)]
+const fn loopback_for(dst: Addr) -> Addr {
+    if dst.is_v4() {
+        Addr::v4([127, 0, 0, 1])
+    } else {
+        Addr::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
     }
 }

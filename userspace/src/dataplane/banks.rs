@@ -83,7 +83,8 @@ impl Banks {
             desired.enforcement,
             desired.cgroup_levels,
             desired.kubelet,
-        );
+        )
+        .with_node_proxy(desired.node_port);
         let maps = &mut self.maps;
         let set = maps.headers.set(bank.index(), Shared(header), 0);
         set.map_err(|source| Error::map("HEADERS", source))?;
@@ -119,6 +120,7 @@ impl Banks {
         self.header.enforcement() == desired.enforcement
             && self.header.cgroup_levels() == desired.cgroup_levels
             && self.header.kubelet() == desired.kubelet
+            && self.header.node_port() == desired.node_port
     }
 
     /// What leads from what is in `bank` to `desired`; `None` if it is not known what is in it.

@@ -42,6 +42,7 @@ impl Changes {
             enforcement: _,
             cgroup_levels: _,
             kubelet: _,
+            node_port: _,
             endpoints,
             destinations: _,
             rules,

@@ -36,14 +36,3 @@ fn is_of_the_node(process: &Path) -> bool {
         namespace(process).is_some_and(|own| namespace(Path::new("/proc/1")) == Some(own))
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn process_1_is_of_the_node_and_what_is_not_there_is_not() {
-        assert!(is_of_the_node(Path::new("/proc/1")));
-        assert!(!is_of_the_node(Path::new("/proc/0")));
-    }
-}

@@ -40,6 +40,8 @@ pub struct Link {
     pub role: Role,
     /// Its frames begin with an Ethernet header.
     pub ethernet: bool,
+    /// It is a port of a bridge.
+    pub bridged: bool,
     /// Index of the device's other side.
     pub(super) peer: Option<u32>,
     /// The node's number for the other side's namespace.
@@ -65,6 +67,7 @@ fn attributes(message: &LinkMessage) -> Attributes<'_> {
             LinkAttribute::IfName(name) => found.name = Some(name),
             LinkAttribute::Link(peer) => found.peer = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => found.netns = Some(*id),
+            LinkAttribute::Controller(bridge) => found.controller = Some(*bridge),
             LinkAttribute::Address(mac) => found.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -88,6 +91,7 @@ struct Attributes<'a> {
     netns: Option<i32>,
     mac: Option<[u8; 6]>,
     veth: bool,
+    controller: Option<u32>,
     bridge: bool,
     tunnel: bool,
 }
@@ -133,6 +137,7 @@ fn read(message: &LinkMessage, routes: &BTreeSet<u32>, uplinks: &[String]) -> Op
         netns,
         veth,
         bridge,
+        controller,
         tunnel,
         ..
     } = attributes(message);
@@ -153,6 +158,7 @@ fn read(message: &LinkMessage, routes: &BTreeSet<u32>, uplinks: &[String]) -> Op
             (_, _) => Role::Uplink,
         },
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        bridged: controller.is_some(),
         peer,
         peer_netns: netns,
         name,

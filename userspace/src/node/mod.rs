@@ -175,6 +175,7 @@ impl Node {
                     index: outer.index,
                     name: outer.name.clone(),
                     mac: inner.mac,
+                    bridged: outer.bridged,
                 })
             })
             .collect();

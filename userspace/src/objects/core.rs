@@ -88,6 +88,8 @@ pub struct Service {
     pub name: ObjectName,
     /// The addresses that it has inside the cluster.
     pub cluster_ips: Vec<IpAddr>,
+    /// The addresses that it has outside: of load balancers, and external ones.
+    pub external_ips: Vec<IpAddr>,
     /// Which pods it is in front of; `None` if its endpoints are not pods, or somebody else writes them.
     pub selector: Option<Labels>,
 }
@@ -183,6 +185,9 @@ impl TryFrom<api::Service> for Service {
 
     fn try_from(service: api::Service) -> Result<Self, Invalid> {
         let spec = service.spec.unwrap_or_default();
+        let status = service.status.and_then(|status| status.load_balancer);
+        let balancers = status.and_then(|balancer| balancer.ingress).unwrap_or_default();
+        let balancers: Vec<_> = balancers.into_iter().filter_map(|ingress| ingress.ip).collect();
         let listed = spec.cluster_ips.filter(|addresses| !addresses.is_empty());
         let addresses = listed.unwrap_or_else(|| spec.cluster_ip.into_iter().collect());
         Ok(Self {
@@ -194,6 +199,14 @@ impl TryFrom<api::Service> for Service {
                 .enumerate()
                 .map(|(index, address)| ip(format!("spec.clusterIPs[{index}]"), address))
                 .collect::<Result<_, _>>()?,
+            // What is no address is somebody else's to tell of: nothing is decided by it.
+            external_ips: spec
+                .external_ips
+                .unwrap_or_default()
+                .into_iter()
+                .chain(balancers)
+                .filter_map(|address| address.parse().ok())
+                .collect(),
             selector: spec.selector.filter(|selector| !selector.is_empty()),
         })
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ebpf::{
     Addr,
-    rules::{Endpoint, Identity, PolicyId},
+    rules::{CGROUP_LEVELS, Endpoint, Identity, PolicyId},
 };
 
 use super::{
@@ -18,9 +18,6 @@ use crate::{
     facts::{Cgroup, IfIndex, PodNetwork},
     objects::{Mode, OnDeny, Pod, Stored},
 };
-
-/// How many levels of cgroups can be told apart.
-pub(super) const CGROUP_LEVELS: u32 = u32::BITS;
 
 /// A pod of this node.
 pub(super) struct Local<'a> {

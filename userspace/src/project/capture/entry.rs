@@ -15,7 +15,7 @@ use crate::{facts::NetnsCookie, problem::Severity, project::Input, zds::PodUid};
 /// How much one pod may say of ranges, and of ports. Annotations are the tenants', and shall not fill the tables for all.
 const MAX_SAID: usize = 1024;
 /// One of two banks.
-const ALL_RANGES: usize = capacity::RANGES as usize / 2;
+pub(super) const ALL_RANGES: usize = capacity::RANGES as usize / 2;
 /// One of two banks.
 const ALL_PORTS: usize = capacity::PORTS as usize / 2;
 
@@ -129,7 +129,7 @@ fn capture(input: &Input<'_>, netns: NetnsCookie, chosen: &Chosen<'_>, wish: &Wi
         .inbound(wish.inbound.captured)
         .every_port(wish.inbound.every_port);
     match chosen.mode {
-        CaptureMode::Node => node::proxied(input, capture, wish.dns),
+        CaptureMode::Node => node::proxied(input, capture, &chosen.place, wish.dns),
         CaptureMode::InPod | CaptureMode::Sidecar => {
             let (uid, gid) = user(input, chosen);
             let capture = capture.run_as(uid, gid);

@@ -27,7 +27,7 @@ use ebpf::{
 };
 use ipnet::IpNet;
 
-use self::{chosen::Choice, owners::Owners};
+use self::{chosen::Choice, entry::ALL_RANGES, owners::Owners};
 pub(super) use self::{chosen::is_enrolled, node::is_held};
 pub use self::{
     chosen::{depth, network_of},
@@ -122,6 +122,8 @@ impl Captures {
         }
         if node::guard(input, &mut captures) {
             owners.add_node(input.facts);
+            let room = ALL_RANGES.saturating_sub(captures.ranges.len());
+            captures.ranges.extend(node::translated(input).take(room));
         }
         let name = |netns| match chosen.get(&netns) {
             Some(chosen) => chosen.name.clone(),
@@ -187,6 +189,7 @@ impl Captures {
         desired.ranges = ranges;
         desired.ports = ports;
         desired.kubelet = kubelet;
+        desired.node_port = input.capture.node_proxy.unwrap_or(0);
         node::hold(input, endpoints, desired);
     }
 }

@@ -4,11 +4,13 @@ use std::net::IpAddr;
 
 use ebpf::{
     Addr,
-    capture::{Capture, Mode},
-    rules::{Endpoint, Enforcement, Identity},
+    capture::{Capture, Mode, RangeKey, Scope},
+    rules::{CGROUP_LEVELS, Endpoint, Enforcement, Identity},
 };
 
-use super::{Captures, owners::is_global, proxies, reference};
+use ipnet::IpNet;
+
+use super::{Captures, chosen::Place, owners::is_global, proxies, reference};
 use crate::{
     desired::Desired,
     facts::{Cgroup, NetnsCookie, PodNetwork},
@@ -16,7 +18,7 @@ use crate::{
     problem::{Problem, Severity},
     project::{
         Input,
-        endpoints::{self, CGROUP_LEVELS, Endpoints},
+        endpoints::{self, Endpoints},
         permissions::{Held, Table},
     },
 };
@@ -25,19 +27,16 @@ use crate::{
 const NOWHERE: u16 = 0;
 
 /// Has a captured namespace's calls go to the node proxy.
-pub(super) fn proxied(input: &Input<'_>, capture: Capture, dns: bool) -> Capture {
+pub(super) fn proxied(input: &Input<'_>, capture: Capture, place: &Place<'_>, dns: bool) -> Capture {
     // Who is not known is held to nothing, so he gets nothing.
     let port = input.capture.node_proxy.filter(|_| cgroup(input).is_some());
-    let capture = capture.outbound_to(port.unwrap_or(NOWHERE));
+    let own = |v4| address(input, v4).map(Addr::from);
+    let capture = capture
+        .outbound_to(port.unwrap_or(NOWHERE))
+        .reached_at(own(true), own(false))
+        .at_call(place.devices.iter().any(|device| device.bridged));
     match input.capture.node_proxy_dns {
-        Some(port) if dns => {
-            let own = |v4| address(input, v4).map(Addr::from);
-            let loopback = Capture::new(0, Mode::Node);
-            let at = |v4, other| own(v4).unwrap_or_else(|| loopback.dns_for(other));
-            let v4 = at(true, Addr::v4([0; 4]));
-            let v6 = at(false, Addr::UNSPECIFIED);
-            capture.dns_to(port).dns_at(v4, v6)
-        }
+        Some(port) if dns => capture.dns_to(port),
         Some(_) | None => capture,
     }
 }
@@ -73,6 +72,14 @@ pub(super) fn guard(input: &Input<'_>, captures: &mut Captures) -> bool {
     }
     captures.entries.insert(NetnsCookie(netns), guard);
     true
+}
+
+/// The destinations that the node translates into others, for all namespaces.
+pub(super) fn translated(input: &Input<'_>) -> impl Iterator<Item = ((NetnsCookie, IpNet), Scope)> {
+    let everybody = NetnsCookie(RangeKey::EVERYBODY);
+    let services = input.stores.services.values();
+    let addresses = services.flat_map(|service| service.cluster_ips.iter().chain(&service.external_ips));
+    addresses.map(move |address| ((everybody, IpNet::from(*address)), Scope::TRANSLATED))
 }
 
 /// Whether the node proxy is held to what a subject may: otherwise to be captured would be a way round every policy.

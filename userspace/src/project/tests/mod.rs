@@ -163,6 +163,7 @@ fn own(number: u32) -> PodNetwork {
         index: IfIndex(number),
         name: format!("veth{number}"),
         mac: [2, 0, 0, 0, 0, 1],
+        bridged: false,
     };
     PodNetwork::Own {
         netns: NetnsCookie(u64::from(number)),

@@ -110,7 +110,8 @@ fn its_json_is_a_contract() {
                 0,
                 0,
                 1
-              ]
+              ],
+              "bridged": false
             }
           ],
           "host_network": false,

@@ -276,6 +276,7 @@ fn every_device_of_a_pod_is_its_own() {
         index: IfIndex(u32::from(number)),
         name: format!("veth{number}"),
         mac: [2, 0, 0, 0, 0, number],
+        bridged: false,
     };
     let network = PodNetwork::Own {
         netns: NetnsCookie(50),
