@@ -55,7 +55,7 @@ impl Agent {
         let settings = &self.settings.capture;
         let (netns, port) = match (enrolled.mode, settings.node_proxy) {
             (Mode::InPod, _) if !settings.proxy_cgroups.is_empty() => return Ok(Vec::new()),
-            (Mode::Node, _) if settings.node_proxy_cgroup.is_some() => return Ok(Vec::new()),
+            (Mode::Node, _) if self.said_node_proxy.is_some() => return Ok(Vec::new()),
             (Mode::InPod, _) => (Some(enrolled.netns.as_path()), port::OUTBOUND),
             (Mode::Node, Some(port)) => (None, port),
             (Mode::Node, None) => bail!(

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane},
-    enrolled::Enrolled,
+    enrolled::{Enrolled, Mode},
     facts::{Facts, NetnsCookie, PodName, PodNetwork},
     names::{Names, Resolver},
     node::{self, Node, Role, View},
@@ -43,6 +43,7 @@ pub(super) struct Agent {
     pub(super) node: Node,
     pub(super) dataplane: Dataplane,
     capturing: Capturing,
+    pub(super) said_node_proxy: Option<PathBuf>,
     pub(super) enrolments: Enrolments,
     pub(super) enrolled: Vec<Enrolled>,
     pub(super) proxies: Vec<Proxy>,
@@ -90,6 +91,7 @@ impl Agent {
             node,
             dataplane,
             capturing,
+            said_node_proxy: settings.capture.node_proxy_cgroup.clone(),
             enrolled: enrolments.all(),
             enrolments,
             proxies: Vec::new(),
@@ -136,6 +138,7 @@ impl Agent {
         self.stores = loaded.stores;
         self.resolver.want(wanted_names(&self.stores));
         self.enrolled = self.enrolments.all();
+        self.settings.capture.node_proxy_cgroup = self.node_proxy_cgroup();
         self.proxies = self.capturing.connected();
         if let Some(view) = &view {
             self.facts = self.find_pods(view).await;
@@ -169,6 +172,16 @@ impl Agent {
             enrolled: &self.enrolled,
             proxies: &self.proxies,
         })
+    }
+
+    /// The cgroup of the node's proxy: what the operator says, or else what an enrolment says.
+    fn node_proxy_cgroup(&self) -> Option<PathBuf> {
+        let of_node = self
+            .enrolled
+            .iter()
+            .filter(|enrolled| enrolled.mode == Mode::Node);
+        let mut named = of_node.flat_map(|enrolled| &enrolled.proxy_cgroups);
+        self.said_node_proxy.clone().or_else(|| named.next().cloned())
     }
 
     /// The name of this node.
