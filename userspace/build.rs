@@ -39,7 +39,9 @@ fn named(path: &Path) -> Option<PathBuf> {
 
 /// What `cargo xtask build-ebpf` leaves; a build without it is for checking and documentation.
 fn standard() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+    // As cargo says it now: this program may have been compiled in another copy of the repository.
+    let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR")?);
+    let root = package.parent()?;
     let folder = root.join("target/bpf");
     // cargo takes a watched file that does not exist for one that has always just changed, so it is the folder that
     // is watched. Where it cannot be made, the object cannot appear either.
