@@ -15,7 +15,7 @@ use ebpf::{Addr, capture::Capture, packet::Protocol};
 
 /// What a hook returns to let a call go on.
 pub(super) const PROCEED: i32 = 1;
-/// What it returns to have the call fail, with EPERM unless [`Call::fail_with`] says something else.
+/// What it returns to have the call fail, with EPERM unless [`fail_with`] says something else.
 pub(super) const REFUSE: i32 = 0;
 /// `IPPROTO_MPTCP`: TCP on the wire.
 const MPTCP: u32 = 262;
@@ -144,23 +144,23 @@ impl Call {
         // SAFETY: as in `addr`.
         unsafe { bpf_get_netns_cookie(self.ctx.cast()) }
     }
+}
 
-    /// Whether the proxy calls.
-    #[inline(always)]
-    pub(super) fn is_by_proxy(&self, capture: &Capture) -> bool {
-        if capture.is_proxy(caller_at) {
-            return true;
-        }
-        let ids = bpf_get_current_uid_gid();
-        capture.has_proxy_user() && capture.is_proxy_user(ids as u32, (ids >> 32) as u32)
+/// Whether the proxy calls.
+#[inline(always)]
+pub(super) fn is_by_proxy(capture: &Capture) -> bool {
+    if capture.is_proxy(caller_at) {
+        return true;
     }
+    let ids = bpf_get_current_uid_gid();
+    capture.has_proxy_user() && capture.is_proxy_user(ids as u32, (ids >> 32) as u32)
+}
 
-    /// Has the call fail with this error instead of EPERM.
-    #[inline(always)]
-    pub(super) fn fail_with(&self, errno: i32) {
-        // SAFETY: the helper has no requirements.
-        unsafe { bpf_set_retval(-errno) };
-    }
+/// Has a call that is refused fail with this error instead of EPERM.
+#[inline(always)]
+pub(super) fn fail_with(errno: i32) {
+    // SAFETY: the helper has no requirements.
+    unsafe { bpf_set_retval(-errno) };
 }
 
 /// The number of the caller's cgroup at a level.

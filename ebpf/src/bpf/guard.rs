@@ -10,7 +10,7 @@ use ebpf::{
 };
 
 use super::{
-    call::{Call, Family, PROCEED, REFUSE},
+    call::{self, Call, Family, PROCEED, REFUSE},
     report::Report,
     rules::Generation,
 };
@@ -38,7 +38,7 @@ fn guard(call: &Call, hook: Hook) -> i32 {
     let Some(capture) = rules.capture(netns) else {
         return PROCEED;
     };
-    if !is_kept(capture, port) || call.is_by_proxy(capture) {
+    if !is_kept(capture, port) || call::is_by_proxy(capture) {
         return PROCEED;
     }
     let subject = Subject {
@@ -61,7 +61,7 @@ fn guard(call: &Call, hook: Hook) -> i32 {
         len: 0,
     }
     .send(&tuple);
-    call.fail_with(IN_USE);
+    call::fail_with(IN_USE);
     REFUSE
 }
 

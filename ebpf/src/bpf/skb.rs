@@ -186,11 +186,11 @@ impl Skb {
         unsafe { (*self.0).mark = approval.write(self.mark()) }
     }
 
-    /// Writes the bits of `mask` in the packet's mark.
+    /// Writes these bits of the packet's mark.
     #[inline(always)]
-    pub(super) fn set_mark(&self, mark: u32, mask: u32) {
+    pub(super) fn set_mark(&self, mark: u32, bits: u32) {
         // SAFETY: as in `approve`.
-        unsafe { (*self.0).mark = (self.mark() & !mask) | (mark & mask) }
+        unsafe { (*self.0).mark = (self.mark() & !bits) | (mark & bits) }
     }
 
     /// Answers a replay.

@@ -15,7 +15,7 @@ use ebpf::{
 };
 
 use super::{
-    call::{Call, Family, PROCEED, REFUSE, caller_at},
+    call::{Call, Family, PROCEED, REFUSE, caller_at, is_by_proxy},
     originals,
     report::Report,
     rules::Generation,
@@ -63,7 +63,7 @@ fn judge(call: &Call, hook: Hook) -> i32 {
 #[inline(always)]
 fn redirect(rules: &Generation, capture: &Capture, call: &Call) -> Fate {
     let dst = call.addr();
-    let by_proxy = call.is_by_proxy(capture);
+    let by_proxy = is_by_proxy(capture);
     let asked = capture::Call {
         src: call.local_addr(dst),
         dst,

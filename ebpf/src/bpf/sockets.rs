@@ -3,7 +3,7 @@
 use core::ptr::{addr_of, from_mut};
 
 use aya_ebpf::{
-    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
+    bindings::{bpf_sock, bpf_sock_tuple},
     helpers::generated::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use ebpf::{
@@ -14,6 +14,8 @@ use ebpf::{
 
 use super::skb::Skb;
 
+/// `BPF_F_CURRENT_NETNS`: that of the packet's device.
+const CURRENT_NETNS: u64 = u64::MAX;
 /// `BPF_TCP_TIME_WAIT`.
 const TIME_WAIT: u32 = 6;
 /// `BPF_TCP_LISTEN`.
@@ -121,7 +123,7 @@ fn skc_lookup<T>(skb: &Skb, tuple: &mut T) -> *mut bpf_sock {
             skb.as_ptr().cast(),
             tuple,
             size_of::<T>() as u32,
-            BPF_F_CURRENT_NETNS as u64,
+            CURRENT_NETNS,
             0,
         )
     }

@@ -49,13 +49,10 @@ struct SockaddrIn6 {
 #[cgroup_sockopt(getsockopt)]
 pub fn original_dst(ctx: SockoptContext) -> i32 {
     let question = Question(ctx.as_ptr().cast());
-    match question.asked() {
-        (level @ (IP | IPV6), ORIGINAL_DST) => {
-            if let Some((addr, port)) = question.original() {
-                question.answer(level, addr, port);
-            }
-        }
-        _ => {}
+    if let (level @ (IP | IPV6), ORIGINAL_DST) = question.asked()
+        && let Some((addr, port)) = question.original()
+    {
+        question.answer(level, addr, port);
     }
     DONE
 }
@@ -151,7 +148,10 @@ impl Question {
                 return;
             }
             place.copy_from_nonoverlapping(answer, 1);
-            write_volatile(addr_of_mut!((*self.0).optlen), size_of::<T>() as i32);
+            write_volatile(
+                addr_of_mut!((*self.0).optlen),
+                (size_of::<T>() as u32).cast_signed(),
+            );
             write_volatile(addr_of_mut!((*self.0).retval), 0);
         }
     }

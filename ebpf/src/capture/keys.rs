@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{join, split};
 use crate::{Addr, packet::Packet, rules::Bank};
 
-/// Key of a [`Capture`].
+/// Key of a [`Capture`](super::Capture).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 pub struct CaptureKey {

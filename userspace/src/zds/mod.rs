@@ -6,8 +6,8 @@
 //! While one ztunnel replaces another, both are connected. Each gets a whole snapshot. After that, new pods go to the
 //! newest alone, and pods that are gone are told to all. If the newest goes, the one before it gets what it lacks.
 //!
-//! ztunnel exits at some messages that come at the wrong time, so [`sessions`] decides what is sent, without any I/O,
-//! and its tests drive it through every order of events. [`driver`] gives it time and datagrams, [`socket`] has the
+//! ztunnel exits at some messages that come at the wrong time, so `sessions` decides what is sent, without any I/O,
+//! and its tests drive it through every order of events. `driver` gives it time and datagrams, `socket` has the
 //! system calls.
 #![forbid(unsafe_code)]
 
