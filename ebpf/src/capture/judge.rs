@@ -74,15 +74,18 @@ pub fn call<L: Lookup>(lookup: &L, capture: &Capture, call: &Call) -> Fate {
         if matches!(dport, port::OUTBOUND | port::INBOUND) || (!by_proxy && port::is_way_round(dport)) {
             return Fate::Refuse(DropReason::ProxyPort);
         }
-        // A sidecar that calls its own pod by a Service is to be answered by its own inbound listener.
+        // A sidecar that calls its own pod by a Service is to be answered by its own inbound listener; not one that passes a
+        // call on to the application, in its caller's name or in its own.
+        let passes_on = src == SIDECAR_SOURCES[0]
+            || src == SIDECAR_SOURCES[1]
+            || !(src.is_unspecified() || is_own(lookup, capture, src));
         let calls_itself = by_proxy
             && matches!(capture.mode(), Mode::Sidecar)
             && capture.has_inbound()
             && !dst.is_loopback()
             && !dst.is_unspecified()
             && dport != port::HBONE
-            && src != SIDECAR_SOURCES[0]
-            && src != SIDECAR_SOURCES[1];
+            && !passes_on;
         if calls_itself {
             return Fate::Redirect(RedirectReason::Inbound);
         }

@@ -146,7 +146,7 @@ fn the_proxy_goes_where_it_wants_but_never_to_itself() {
         call(&said, &sidecar(), &by_proxy(POD, 80)),
         Fate::Redirect(RedirectReason::Inbound)
     );
-    for source in SIDECAR_SOURCES {
+    for source in SIDECAR_SOURCES.into_iter().chain([OUTSIDE]) {
         let passed_on = Call {
             src: source,
             ..by_proxy(POD, 80)

@@ -4,6 +4,7 @@
 //! asks) only says "look again". A pass reads everything there is and brings the kernel to it.
 
 mod capturing;
+mod describe;
 mod enroll;
 mod enrolments;
 mod explain;

@@ -1,0 +1,152 @@
+//! How the agent is, for those who ask.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ebpf::rules::{Enforcement, Identity};
+use tracing::{error, info, warn};
+
+use super::{
+    pass::Agent,
+    status::{self, Count, Lost, State, Status},
+    translate::{self, Who},
+};
+use crate::{
+    facts::{Facts, PodName, PodNetwork},
+    node::{Role, View},
+    problem::{Problem, Severity},
+    project::internal,
+};
+
+impl Agent {
+    pub(super) fn tell_who(&self, view: Option<&View>) {
+        let devices = view.into_iter().flat_map(|view| &view.links);
+        let who = Who {
+            pods: identities(&self.facts),
+            devices: devices.map(|link| (link.index.0, link.name.clone())).collect(),
+        };
+        self.who.send_replace(Arc::new(who));
+    }
+
+    pub(super) fn update_status(&mut self, view: Option<&View>, applied: bool, mut problems: Vec<Problem>) {
+        problems.sort();
+        problems.dedup();
+        let known = std::mem::take(&mut self.status.problems);
+        for problem in problems.iter().filter(|problem| !known.contains(problem)) {
+            match problem.severity {
+                Severity::Error => error!("{problem}"),
+                Severity::Warning => warn!("{problem}"),
+                Severity::Info => info!("{problem}"),
+            }
+        }
+        let broken = !applied || problems.iter().any(|problem| problem.severity == Severity::Error);
+        let internal = self.internal();
+        let desired = &self.projection.desired;
+        let generation = self.dataplane.generation().0;
+        self.status.state = match desired.enforcement {
+            _ if generation == 0 => State::Starting,
+            _ if broken => State::Degraded,
+            Enforcement::Off => State::Idle,
+            Enforcement::Audit => State::Auditing,
+            Enforcement::Enforce => State::Enforcing,
+        };
+        self.status.ready = applied && !broken;
+        self.status.generation = generation;
+        self.status.endpoints = self
+            .projection
+            .report
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.pending.is_none())
+            .count();
+        self.status.destinations = desired.destinations.len();
+        self.status.rules = desired.rules.len();
+        self.status.policies = self.stores.policies.keys().cloned().collect();
+        self.status.internal = internal;
+        self.status.ignored = self
+            .stores
+            .ignored
+            .iter()
+            .map(|(kind, &count)| (format!("{} {}", kind.api_version, kind.kind), count))
+            .collect();
+        self.status.devices = view
+            .into_iter()
+            .flat_map(|view| &view.links)
+            .map(|link| status::Device {
+                index: link.index.0,
+                name: link.name.clone(),
+                role: match link.role {
+                    Role::Pod => "pod",
+                    Role::Uplink => "uplink",
+                    Role::Passage => "passage",
+                }
+                .to_owned(),
+            })
+            .collect();
+        self.status.problems = problems;
+    }
+
+    /// The ranges inside the cluster that are more than one address, by where they come from; there may be thousands of
+    /// single addresses, which `explain` knows.
+    fn internal(&self) -> BTreeMap<String, String> {
+        let ranges = self.with_input(internal);
+        let networks = ranges
+            .iter()
+            .filter(|range| range.range.prefix_len() < range.range.max_prefix_len());
+        networks
+            .map(|range| (range.range.to_string(), range.source.to_string()))
+            .collect()
+    }
+
+    /// How the agent is, with the counters as they are now.
+    pub(super) fn status(&self) -> Status {
+        let mut status = self.status.clone();
+        match self.dataplane.counters() {
+            Ok(counters) => {
+                status.lost = Lost {
+                    events: counters.lost_events,
+                    flows: counters.lost_flows,
+                };
+                status.counters = counters
+                    .packets
+                    .into_iter()
+                    .map(|(hook, outcome, packets)| {
+                        let (verdict, reason) = translate::words(outcome);
+                        Count {
+                            hook: hook.word().to_owned(),
+                            verdict: verdict.to_string(),
+                            reason: reason.to_owned(),
+                            packets,
+                        }
+                    })
+                    .collect();
+            }
+            Err(error) => status
+                .problems
+                .push(Problem::new(Severity::Warning, error.to_string())),
+        }
+        status.repairs = self.dataplane.repairs() + self.capturing.repairs();
+        status
+    }
+}
+
+/// How the kernel tells the pods of this node.
+fn identities(facts: &Facts) -> BTreeMap<Identity, PodName> {
+    let mut identities = BTreeMap::new();
+    for (pod, network) in &facts.pods {
+        match network {
+            Ok(PodNetwork::Own { netns, devices, .. }) => {
+                identities.insert(Identity::Netns(netns.0), pod.clone());
+                identities.extend(
+                    devices
+                        .iter()
+                        .map(|device| (Identity::Device(device.index.0), pod.clone())),
+                );
+            }
+            Ok(PodNetwork::Host(cgroup)) => {
+                identities.insert(Identity::Cgroup(cgroup.id), pod.clone());
+            }
+            Err(_) => {}
+        }
+    }
+    identities
+}
