@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use ebpf::capture::Mode;
 use tracing::info;
 
-use super::Settings;
+use super::{Settings, known_proxies::KnownProxies};
 use crate::{
     dataplane::{self, Dataplane, ProxyCgroup},
     facts::NetnsCookie,
@@ -35,6 +35,10 @@ pub(super) struct Capturing {
     zds: Option<zds::Server>,
     handles: BTreeMap<NetnsCookie, Arc<OwnedFd>>,
     proxies: BTreeSet<ProxyCgroup>,
+    /// The proxies that have connected, here or with an agent before this one.
+    known: KnownProxies,
+    /// Cgroups of those that are connected, as they were told by; the rules of this pass know them.
+    connected: BTreeSet<PathBuf>,
 }
 
 impl Capturing {
@@ -63,6 +67,8 @@ impl Capturing {
             zds,
             handles: BTreeMap::new(),
             proxies: BTreeSet::new(),
+            known: KnownProxies::open(run_dir),
+            connected: BTreeSet::new(),
         })
     }
 
@@ -74,7 +80,8 @@ impl Capturing {
         }
     }
 
-    /// The proxies that have connected, by their cgroups.
+    /// The proxies that have connected, by their cgroups. One that has lost its connection goes on serving its pods, and
+    /// is a proxy for as long as its cgroup is there.
     pub(super) fn connected(&mut self) -> Vec<Proxy> {
         let Some(zds) = &mut self.zds else {
             return Vec::new();
@@ -82,18 +89,14 @@ impl Capturing {
         let Some(root) = node::cgroup_mount() else {
             return Vec::new();
         };
-        let cgroups = zds
-            .state()
-            .proxies
-            .into_iter()
-            .filter_map(|proxy| proxy.peer.cgroup);
-        cgroups
-            .filter_map(|cgroup| {
-                let path = root.join(cgroup.strip_prefix("/").ok()?);
-                let cgroup = node::cgroup(&path).ok()?;
-                Some(Proxy { cgroup, path })
-            })
-            .collect()
+        let proxies = zds.state().proxies.into_iter();
+        self.connected = proxies.filter_map(|proxy| proxy.peer.cgroup).collect();
+        let connected = self.connected.iter().filter_map(|cgroup| {
+            let path = root.join(cgroup.strip_prefix("/").ok()?);
+            let cgroup = node::cgroup(&path).ok()?;
+            Some(Proxy { cgroup, path })
+        });
+        self.known.with(connected)
     }
 
     /// Before the rules: puts into new pods what is to be inside them.
@@ -201,6 +204,7 @@ impl Capturing {
             };
             workloads.insert(workload.uid.clone(), handed);
         }
+        zds.admit(self.connected.clone());
         zds.want(workloads);
     }
 

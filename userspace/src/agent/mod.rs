@@ -9,6 +9,7 @@ mod enroll;
 mod enrolments;
 mod explain;
 mod find;
+mod known_proxies;
 pub(crate) mod lock;
 mod pass;
 mod probe;

@@ -107,8 +107,12 @@ pub(super) async fn drive(
                 if changed.is_err() {
                     return;
                 }
-                let workloads = wants.borrow_and_update().clone().unwrap_or_default();
-                sessions.want(&workloads, Instant::now().into_std())
+                let Wants { workloads, admitted } = wants.borrow_and_update().clone();
+                sessions.admit(admitted);
+                match workloads {
+                    Some(workloads) => sessions.want(&workloads, Instant::now().into_std()),
+                    None => Vec::new(),
+                }
             }
             () = sleep => sessions.tick(Instant::now().into_std()),
         };

@@ -118,7 +118,14 @@ pub struct BindError {
     source: io::Error,
 }
 
-type Wants = Option<Arc<BTreeMap<PodUid, Workload>>>;
+/// What the agent has said so far.
+#[derive(Clone, Debug, Default)]
+struct Wants {
+    /// Absent until it is known.
+    workloads: Option<Arc<BTreeMap<PodUid, Workload>>>,
+    /// Absent if it does not matter who asks.
+    admitted: Option<Arc<BTreeSet<PathBuf>>>,
+}
 
 /// The server, in tasks of its own. They end with it, and so do all connections; the proxies go on as they are.
 #[derive(Debug)]
@@ -135,7 +142,7 @@ impl Server {
             path: path.to_owned(),
             source,
         })?;
-        let (wants, wants_here) = watch::channel(None);
+        let (wants, wants_here) = watch::channel(Wants::default());
         let (state_here, state) = watch::channel(State::default());
         let (events, events_here) = mpsc::channel(driver::EVENTS);
         let tasks = [
@@ -148,7 +155,18 @@ impl Server {
     /// From now on, these workloads and no others. To be called first when they are all known: until then proxies wait,
     /// because whatever a snapshot lacks is served no longer. What is wanted already and served is left alone.
     pub fn want(&self, workloads: BTreeMap<PodUid, Workload>) {
-        self.wants.send_replace(Some(Arc::new(workloads)));
+        self.wants
+            .send_modify(|wants| wants.workloads = Some(Arc::new(workloads)));
+    }
+
+    /// From now on, only proxies of these cgroups are told of workloads, and those whose cgroup is not known: one that
+    /// nobody knows for a proxy yet cannot listen inside a captured pod, and says so. To be called before [`want`](Self::want).
+    pub fn admit(&self, cgroups: BTreeSet<PathBuf>) {
+        self.wants.send_if_modified(|wants| {
+            let changed = wants.admitted.as_deref() != Some(&cgroups);
+            wants.admitted = Some(Arc::new(cgroups));
+            changed
+        });
     }
 
     /// How things are now; what was last wanted is in it a moment later. It counts as seen by [`changed`](Self::changed).

@@ -5,7 +5,8 @@
 //! queued: no change can be lost by a reconnect, and none has to wait for another connection.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -92,6 +93,8 @@ pub(super) struct Wanted {
 pub(super) struct Sessions {
     /// Absent until it is known: a snapshot that lacks somebody ends that pod's service.
     wanted: Option<BTreeMap<PodUid, Wanted>>,
+    /// The cgroups of those who are told; absent if everybody is.
+    admitted: Option<Arc<BTreeSet<PathBuf>>>,
     by_id: BTreeMap<ConnectionId, Session>,
     /// How many have said hello.
     greeted: u64,
@@ -160,6 +163,11 @@ impl Sessions {
         let mut outputs = Vec::new();
         self.ask(&mut outputs, now);
         outputs
+    }
+
+    /// From now on, only proxies of these cgroups are told; they are asked when there is something to do next.
+    pub(super) fn admit(&mut self, cgroups: Option<Arc<BTreeSet<PathBuf>>>) {
+        self.admitted = cgroups;
     }
 
     /// Time has passed.
@@ -231,6 +239,13 @@ impl Sessions {
         let newest = self.by_id.values().filter_map(|session| session.greeted).max();
         for (id, session) in &mut self.by_id {
             let is_newest = session.greeted == newest;
+            let is_admitted = match (&self.admitted, &session.peer.cgroup) {
+                (Some(admitted), Some(cgroup)) => admitted.contains(cgroup),
+                (None, _) | (_, None) => true,
+            };
+            if !is_admitted {
+                continue;
+            }
             if let Some(request) = session.next(wanted, is_newest) {
                 session.in_flight = Some((request.clone(), now + DEADLINE));
                 outputs.push(Output::Send(*id, request));
