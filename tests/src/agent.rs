@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
-use crate::{Bench, PATIENCE, bench::UPLINK, events::Events, manifest::NODE, netns::Netns};
+use crate::{Bench, PATIENCE, Pod, bench::UPLINK, events::Events, manifest::NODE, netns::Netns};
 
 /// Path of the agent to test.
 const BINARY: &str = "SLUICE_BIN";
@@ -223,6 +223,38 @@ impl Agent {
             .arg(self.run_dir())
             .stdin(Stdio::null());
         command
+    }
+
+    /// `sluice enroll`, with what it answers.
+    pub fn enroll(&self, netns: &Path, more: &[&str]) -> Result<serde_json::Value> {
+        self.capturing("enroll", netns, more)
+    }
+
+    /// `sluice unenroll`, with what it answers.
+    pub fn unenroll(&self, netns: &Path) -> Result<serde_json::Value> {
+        self.capturing("unenroll", netns, &[])
+    }
+
+    fn capturing(&self, verb: &str, netns: &Path, more: &[&str]) -> Result<serde_json::Value> {
+        let netns = netns.display().to_string();
+        let output = self.command(&[&[verb, "--netns", &netns, "-o", "json"], more].concat())?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`sluice {verb}` failed: {error}");
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("`sluice {verb} -o json` printed no JSON: {error}"))
+    }
+
+    /// `sluice list endpoints`, the entry of this pod.
+    pub fn endpoint(&self, pod: &Pod) -> Result<serde_json::Value> {
+        let output = self.command(&["list", "endpoints", "-o", "json"])?;
+        let listed: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .context("`sluice list endpoints -o json` printed no JSON")?;
+        let is_it = |entry: &&serde_json::Value| {
+            entry["pod"]["namespace"] == pod.namespace() && entry["pod"]["name"] == pod.name()
+        };
+        let entries = listed.as_array().context("no list of endpoints")?;
+        let entry = entries.iter().find(is_it);
+        Ok(entry.cloned().unwrap_or_default())
     }
 
     /// `sluice detach`.

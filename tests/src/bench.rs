@@ -301,6 +301,11 @@ impl Pod {
         &self.netns
     }
 
+    /// The same, for those who have sockets there as well.
+    pub fn shared_netns(&self) -> Arc<Netns> {
+        Arc::clone(&self.netns)
+    }
+
     /// Its cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup

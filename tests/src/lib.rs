@@ -21,15 +21,18 @@ pub mod events;
 pub mod frame;
 pub mod manifest;
 pub mod netns;
+pub mod proxy;
 pub mod rig;
 pub mod sys;
 pub mod wire;
+pub mod ztunnel;
 
 pub use agent::Agent;
 pub use bench::{Bench, Pod};
 pub use capture::Capture;
 pub use events::{Event, Events};
 pub use frame::{Cookie, Frame};
+pub use proxy::Proxy;
 pub use rig::Rig;
 pub use wire::Wire;
 

@@ -52,10 +52,23 @@ impl State {
 
     /// Writes the manifest of a pod.
     pub fn declare(&self, pod: &Pod) -> Result<()> {
+        self.declare_with(pod, &Details::default())
+    }
+
+    /// Writes the manifest of a pod of which there is more to say.
+    pub fn declare_with(&self, pod: &Pod, details: &Details) -> Result<()> {
         self.write(
             &format!("pod-{}-{}", pod.namespace(), pod.name()),
-            &pod_manifest(pod)?,
+            &pod_manifest(pod, details)?,
         )
+    }
+
+    /// Writes the manifest of a namespace.
+    pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+        let labels = pairs(labels.iter().copied());
+        let yaml =
+            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n");
+        self.write(&format!("namespace-{name}"), &yaml)
     }
 
     /// Writes the policy [`Policy::yaml`].
@@ -114,7 +127,27 @@ status:
     )
 }
 
-fn pod_manifest(pod: &Pod) -> Result<String> {
+/// What a pod's manifest says beyond what all of them say.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// Labels.
+    pub labels: Vec<(&'static str, &'static str)>,
+    /// Annotations.
+    pub annotations: Vec<(&'static str, String)>,
+    /// It has a container `istio-proxy`.
+    pub sidecar: bool,
+}
+
+fn pod_manifest(pod: &Pod, details: &Details) -> Result<String> {
+    let mut labels = vec![("app", pod.name())];
+    labels.extend(&details.labels);
+    let place = if pod.is_host() {
+        ("sluice.dev/cgroup", pod.cgroup().path())
+    } else {
+        ("sluice.dev/netns", pod.netns().path())
+    };
+    let place = (place.0, place.1.display().to_string());
+    let annotations = std::iter::once(&place).chain(&details.annotations);
     let mut yaml = String::new();
     writeln!(
         yaml,
@@ -123,26 +156,21 @@ fn pod_manifest(pod: &Pod) -> Result<String> {
         pod.namespace()
     )?;
     writeln!(yaml, "  uid: {}-{}", pod.namespace(), pod.name())?;
-    writeln!(yaml, "  labels: {{app: {}}}", pod.name())?;
-    if pod.is_host() {
-        writeln!(
-            yaml,
-            "  annotations: {{sluice.dev/cgroup: \"{}\"}}",
-            pod.cgroup().path().display()
-        )?;
-    } else {
-        writeln!(
-            yaml,
-            "  annotations: {{sluice.dev/netns: \"{}\"}}",
-            pod.netns().path().display()
-        )?;
-    }
+    writeln!(yaml, "  labels: {{{}}}", pairs(labels))?;
+    let annotations = pairs(annotations.map(|(key, value)| (*key, value.as_str())));
+    writeln!(yaml, "  annotations: {{{annotations}}}")?;
     writeln!(
         yaml,
         "spec:\n  nodeName: {NODE}\n  hostNetwork: {}",
         pod.is_host()
     )?;
-    writeln!(yaml, "  containers: [{{name: main, image: none}}]")?;
+    writeln!(yaml, "  containers:\n  - {{name: main, image: none}}")?;
+    if details.sidecar {
+        writeln!(
+            yaml,
+            "  - {{name: istio-proxy, image: none, args: [proxy, sidecar]}}"
+        )?;
+    }
     writeln!(yaml, "status:\n  phase: Running\n  podIP: \"{}\"", pod.v4())?;
     writeln!(
         yaml,
@@ -151,6 +179,14 @@ fn pod_manifest(pod: &Pod) -> Result<String> {
         pod.v6()
     )?;
     Ok(yaml)
+}
+
+/// Keys and values of a mapping in one line.
+fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let quoted = pairs
+        .into_iter()
+        .map(|(key, value)| format!("{key}: \"{value}\""));
+    quoted.collect::<Vec<_>>().join(", ")
 }
 
 fn service_entry(name: &str, addresses: &[&str], ports: &[(u16, &str)]) -> Result<String> {

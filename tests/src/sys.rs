@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+pub mod process;
+
 /// Which way a captured frame went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
