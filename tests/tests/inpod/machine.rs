@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{PATIENCE, Wire, command, netns::Netns, sys};
 
-use crate::{rig::Pod, way_back::call};
+use crate::{
+    rig::{Pod, wait_for},
+    way_back::call,
+};
 
 /// The machine's addresses, and the pod's on the device between them.
 pub(crate) const ADDRESSES: [(&str, &str); 2] = [("10.9.0.2", "10.9.0.1"), ("fd09::2", "fd09::1")];
@@ -81,7 +84,13 @@ pub(crate) fn listen(pod: &Pod, callee: IpAddr, port: u16, mark: u32) -> Result<
         IpAddr::V6(_) => ("::", libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
     };
     pod.inside(|| {
-        let socket = OwnedFd::from(TcpListener::bind((any, port))?);
+        // The one before it may be open for a moment more: in a process that another test is just starting.
+        let mut bound = None;
+        wait_for("a listener", || {
+            bound = TcpListener::bind((any, port)).ok();
+            Ok(bound.is_some())
+        })?;
+        let socket = OwnedFd::from(bound.context("a listener")?);
         sys::set_option(&socket, libc::SOL_SOCKET, libc::SO_MARK, mark)?;
         sys::set_option(&socket, level, transparent, 1i32)?;
         Ok(socket.into())
