@@ -28,8 +28,10 @@ impl fmt::Display for Place {
 pub(crate) enum Way {
     /// The application asks for the proxy's port.
     Uncaptured,
-    /// By the agent's `enroll`, in this mode.
-    Enrolled(&'static str),
+    /// By the agent's `enroll`, as the place of the proxy asks for.
+    Enrolled,
+    /// By the agent's `--sidecar` and the pod's manifest.
+    Sidecar,
     /// By nat's REDIRECT.
     Redirect(Iptables),
     /// By mangle's TPROXY.
@@ -79,7 +81,8 @@ const fn contender(place: Place, name: &'static str, way: Way) -> Contender {
 /// All of them; the uncaptured one is the first of its group.
 pub(crate) const CONTENDERS: &[Contender] = &[
     contender(Place::Pod, "uncaptured", Way::Uncaptured),
-    contender(Place::Pod, "sluice in-pod", Way::Enrolled("in-pod")),
+    contender(Place::Pod, "sluice in-pod", Way::Enrolled),
+    contender(Place::Pod, "sluice sidecar", Way::Sidecar),
     contender(
         Place::Pod,
         "iptables-legacy REDIRECT",
@@ -87,7 +90,7 @@ pub(crate) const CONTENDERS: &[Contender] = &[
     ),
     contender(Place::Pod, "iptables-nft REDIRECT", Way::Redirect(Iptables::Nft)),
     contender(Place::Node, "uncaptured", Way::Uncaptured),
-    contender(Place::Node, "sluice node", Way::Enrolled("node")),
+    contender(Place::Node, "sluice node", Way::Enrolled),
     contender(Place::Node, "iptables TPROXY", Way::Tproxy(Iptables::Nft)),
     contender(Place::Node, "iptables REDIRECT", Way::Redirect(Iptables::Nft)),
 ];

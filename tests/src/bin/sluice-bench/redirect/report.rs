@@ -182,11 +182,11 @@ fn line(name: &'static str, own: &[Sample], uncaptured: &[Sample]) -> Result<Lin
     })
 }
 
-/// The goals of the group's enrolled ones.
+/// The goals of the group's captured ones.
 fn judge(members: &[Measured], uncaptured: &[Sample]) -> Result<Vec<Goal>> {
     let mut goals = Vec::new();
     for (contender, own) in members {
-        if !matches!(contender.way, Way::Enrolled(_)) {
+        if !matches!(contender.way, Way::Enrolled | Way::Sidecar) {
             continue;
         }
         let mut goal = |what: String, figure: usize, bound: Bound, limit: f64, reached: f64, line: f64| {

@@ -12,6 +12,7 @@ use sluice_tests::{
     },
     cgroup::Cgroup,
     command,
+    manifest::NODE,
     netns::on_thread,
 };
 
@@ -61,7 +62,8 @@ impl Stand {
         let asked = SocketAddr::new(ip(REGISTERED[0]), ASKED_PORT);
         let (target, agent) = match way {
             Way::Uncaptured => (SocketAddr::new(own, PORT), None),
-            Way::Enrolled(mode) => (asked, Some(enroll(&bench, &pod, &proxy, mode)?)),
+            Way::Enrolled => (asked, Some(enroll(&bench, &pod, &proxy, place)?)),
+            Way::Sidecar => (asked, Some(inject(&bench, &pod, &proxy)?)),
             Way::Redirect(iptables) => {
                 redirect(&bench, &pod, place, iptables)?;
                 (asked, None)
@@ -105,13 +107,18 @@ impl Stand {
 }
 
 /// An agent, and the pod's network namespace enrolled with it.
-fn enroll(bench: &Bench, pod: &Pod, proxy: &Cgroup, mode: &str) -> Result<Agent> {
-    let mut agent = Agent::prepare(bench)?.quiet();
-    agent.restart()?;
+fn enroll(bench: &Bench, pod: &Pod, proxy: &Cgroup, place: Place) -> Result<Agent> {
     let (netns, proxy) = (
         pod.netns().path().display().to_string(),
         proxy.path().display().to_string(),
     );
+    let port = PORT.to_string();
+    let (mode, arguments): (_, &[&str]) = match place {
+        Place::Pod => ("in-pod", &[]),
+        Place::Node => ("node", &["--node-proxy", &port, "--node-proxy-cgroup", &proxy]),
+    };
+    let mut agent = Agent::prepare(bench)?.quiet().with_arguments(arguments);
+    agent.restart()?;
     let output = agent.command(&[
         "enroll",
         "--netns",
@@ -126,6 +133,37 @@ fn enroll(bench: &Bench, pod: &Pod, proxy: &Cgroup, mode: &str) -> Result<Agent>
         "`sluice enroll` failed: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
+    Ok(agent)
+}
+
+/// An agent, and a manifest that says that the pod has a sidecar.
+fn inject(bench: &Bench, pod: &Pod, proxy: &Cgroup) -> Result<Agent> {
+    let (name, namespace, addr) = (pod.name(), pod.namespace(), pod.v4());
+    let (netns, proxy) = (pod.netns().path().display(), proxy.path().display());
+    bench.state().write(
+        "pod",
+        &format!(
+            r#"apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: {namespace}
+  uid: {name}
+  annotations:
+    sidecar.istio.io/status: "{{}}"
+    sluice.dev/netns: "{netns}"
+    sluice.dev/proxy-cgroup: "{proxy}"
+spec:
+  nodeName: {NODE}
+  containers:
+  - {{name: main, image: none}}
+  - {{name: istio-proxy, image: none, args: [proxy, sidecar]}}
+status: {{phase: Running, podIP: "{addr}", podIPs: [{{ip: "{addr}"}}]}}
+"#
+        ),
+    )?;
+    let mut agent = Agent::prepare(bench)?.quiet().with_arguments(&["--sidecar"]);
+    agent.restart()?;
     Ok(agent)
 }
 
