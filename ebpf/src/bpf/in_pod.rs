@@ -231,16 +231,21 @@ fn act(rules: &Generation, skb: &Skb, hook: Hook, netns: u64, packet: &Packet, f
 #[classifier]
 pub fn capture_lo(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    let Some(rules) = Generation::active() else {
-        return TC_ACT_SHOT;
-    };
+    // All that the application sends by the proxy comes by here too, from the pod's address to the same: no table is asked.
     if let Some((src, dst)) = addresses(&skb)
+        && src != dst
         && !src.is_loopback()
-        && rules.owner(src) != rules.owner(dst)
-        && let Some(capture) = rules.capture_at(dst)
-        && skb.is_of_proxy(capture)
+        && !dst.is_loopback()
     {
-        skb.set_mark(RETURN_MARK, MARK_MASK);
+        let Some(rules) = Generation::active() else {
+            return TC_ACT_SHOT;
+        };
+        if let Some(capture) = rules.capture_at(dst)
+            && skb.is_of_proxy(capture)
+            && rules.owner(src) != capture.netns()
+        {
+            skb.set_mark(RETURN_MARK, MARK_MASK);
+        }
     }
     TC_ACT_UNSPEC
 }
@@ -251,11 +256,11 @@ fn addresses(skb: &Skb) -> Option<(Addr, Addr)> {
     let l3 = size_of::<EthHdr>();
     match skb.ether_type() {
         ETH_IPV4 => {
-            let ip = skb.load::<Ipv4Hdr>(l3)?;
+            let ip = skb.peek::<Ipv4Hdr>(l3)?;
             Some((Addr::v4(ip.src_addr), Addr::v4(ip.dst_addr)))
         }
         ETH_IPV6 => {
-            let ip = skb.load::<Ipv6Hdr>(l3)?;
+            let ip = skb.peek::<Ipv6Hdr>(l3)?;
             Some((Addr::v6(ip.src_addr), Addr::v6(ip.dst_addr)))
         }
         _ => None,

@@ -140,6 +140,19 @@ impl Skb {
         Some(desk)
     }
 
+    /// Reads a header, without the call of a helper if it lies in the packet's first piece, as it does on `lo`.
+    #[inline(always)]
+    pub(super) fn peek<T: Header>(&self, offset: usize) -> Option<T> {
+        // SAFETY: as in `device`; between `data` and `data_end` there are octets, and `Header` promises that any make one.
+        unsafe {
+            let (start, end) = ((*self.0).data as usize, (*self.0).data_end as usize);
+            if start + offset + size_of::<T>() <= end {
+                return Some(((start + offset) as *const T).read_unaligned());
+            }
+        }
+        self.load(offset)
+    }
+
     /// Index of the device whose hook this is.
     #[inline(always)]
     pub(super) fn device(&self) -> u32 {
