@@ -216,37 +216,26 @@ impl Connection {
     #[inline(always)]
     fn take_over(&self) {
         let ((local, local_port), (remote, remote_port)) = (self.local, self.remote);
-        let inside = is_captured_port(local_port);
-        let crossing = Generation::active().is_some_and(|rules| rules.header.node_port() == local_port);
-        if inside {
-            self.take(HandshakeKey::new(
-                self.netns(),
-                remote,
-                remote_port,
-                local,
-                local_port,
-            ));
+        let key = |netns| HandshakeKey::new(netns, remote, remote_port, local, local_port);
+        if is_captured_port(local_port) && self.take(key(self.netns())) {
+            return;
         }
-        if crossing {
-            self.take(HandshakeKey::new(
-                HandshakeKey::CROSSING,
-                remote,
-                remote_port,
-                local,
-                local_port,
-            ));
+        if Generation::active().is_some_and(|rules| rules.header.node_port() == local_port) {
+            self.take(key(HandshakeKey::CROSSING));
         }
     }
 
+    /// Whether it was there.
     #[inline(always)]
-    fn take(&self, key: HandshakeKey) {
+    fn take(&self, key: HandshakeKey) -> bool {
         // SAFETY: entries are written once and taken out once.
         let Some(original) = (unsafe { HANDSHAKES.get(key) }).copied() else {
-            return;
+            return false;
         };
         keep(self.sk, &original);
         // Its maker takes it out when he gives up; whoever is first.
         let _ = HANDSHAKES.remove(key);
+        true
     }
 
     #[inline(always)]
