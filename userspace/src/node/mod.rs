@@ -120,6 +120,8 @@ impl Node {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
         ];
         let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
@@ -131,7 +133,7 @@ impl Node {
         })
     }
 
-    /// Waits until a device, an address or a route changes.
+    /// Waits until a device, an address, a route or a rule changes.
     pub async fn changed(&mut self) {
         if self.messages.next().await.is_none() {
             // The socket is gone; there is nothing to wait for.
