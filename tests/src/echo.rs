@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ const TICK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Echo {
     ends: Arc<AtomicBool>,
+    servers: Vec<JoinHandle<()>>,
 }
 
 impl Echo {
@@ -28,6 +29,7 @@ impl Echo {
     pub fn start(netns: &Netns, addresses: &[IpAddr], ports: &[u16]) -> Result<Self> {
         let ends = Arc::new(AtomicBool::new(false));
         netns.run(|| {
+            let mut servers = Vec::new();
             for &address in addresses {
                 for &port in ports {
                     let place = SocketAddr::new(address, port);
@@ -37,12 +39,13 @@ impl Echo {
                     udp.set_read_timeout(Some(TICK))?;
                     let ends = [Arc::clone(&ends), Arc::clone(&ends)];
                     let [tcp_ends, udp_ends] = ends;
-                    thread::spawn(move || serve_tcp(&tcp, &tcp_ends));
-                    thread::spawn(move || serve_udp(&udp, &udp_ends));
+                    servers.push(thread::spawn(move || serve_tcp(&tcp, &tcp_ends)));
+                    servers.push(thread::spawn(move || serve_udp(&udp, &udp_ends)));
                 }
             }
             Ok(Self {
                 ends: Arc::clone(&ends),
+                servers,
             })
         })?
     }
@@ -51,6 +54,10 @@ impl Echo {
 impl Drop for Echo {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::Relaxed);
+        // The addresses are free again afterwards.
+        for server in self.servers.drain(..) {
+            drop(server.join());
+        }
     }
 }
 

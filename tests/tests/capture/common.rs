@@ -131,6 +131,37 @@ impl Stand {
     }
 }
 
+/// A test of several checks, one after the other. To start an agent is most of a test's time, above all on an emulated
+/// machine, so those that leave things as they found them share one.
+macro_rules! on_one_stand {
+    ($(#[$attribute:meta])* $test:ident by $start:path: $($check:ident),+ $(,)?) => {
+        $(#[$attribute])*
+        #[test]
+        fn $test() -> Result<()> {
+            let stand = $start()?;
+            $(
+                eprintln!("{}", stringify!($check));
+                $crate::common::Fresh::fresh(&stand);
+                $check(&stand).with_context(|| stringify!($check))?;
+            )+
+            Ok(())
+        }
+    };
+}
+pub(crate) use on_one_stand;
+
+/// What several checks share.
+pub(crate) trait Fresh {
+    /// Forgets what the last one has left behind.
+    fn fresh(&self);
+}
+
+impl Fresh for Stand {
+    fn fresh(&self) {
+        self.events.clear();
+    }
+}
+
 /// A path as an argument.
 pub(crate) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")

@@ -16,7 +16,7 @@ use sluice_tests::{
     proxy::{OUTBOUND, Resolver, original},
 };
 
-use crate::common::{Stand, at, connect, exchange, fails, mapped};
+use crate::common::{Stand, at, connect, exchange, fails, mapped, on_one_stand};
 
 /// Servers of both families, outside, where an echo server stands in for what must not be reached.
 fn servers() -> [SocketAddr; 2] {
@@ -63,12 +63,22 @@ fn answering<T: Send>(stand: &Stand, count: usize, pod: impl FnOnce() -> T + Sen
     })
 }
 
-#[test]
-fn unconnected_sockets() -> Result<()> {
-    let stand = Stand::start()?;
+on_one_stand! {
+    questions by Stand::start:
+    unconnected_sockets,
+    connected_sockets,
+    several_questions_at_once,
+    questions_by_tcp,
+    without_a_resolver_nobody_answers,
+    resolvers_on_loopback_are_let_alone,
+    the_proxys_own_questions_leave,
+    other_ports_are_no_questions,
+}
+
+fn unconnected_sockets(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &UNREGISTERED.map(ip), &[53])?;
     let [v4, v6] = servers();
-    answering(&stand, 2, || -> Result<()> {
+    answering(stand, 2, || -> Result<()> {
         // Two for the IPv4 resolver, two for the other one: a mapped address is an IPv4 one.
         for to in [v4, v6, mapped(v4)] {
             let (answer, from) = ask(to).with_context(|| format!("asking {to}"))?;
@@ -79,12 +89,10 @@ fn unconnected_sockets() -> Result<()> {
     })?
 }
 
-#[test]
-fn connected_sockets() -> Result<()> {
-    let stand = Stand::start()?;
+fn connected_sockets(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &UNREGISTERED.map(ip), &[53])?;
     let [v4, v6] = servers();
-    answering(&stand, 2, || -> Result<()> {
+    answering(stand, 2, || -> Result<()> {
         for to in [v4, mapped(v4), v6, v6] {
             let socket = socket_for(to)?;
             socket.connect(to)?;
@@ -105,12 +113,10 @@ fn connected_sockets() -> Result<()> {
 }
 
 /// Two questions in one system call, as `glibc` sends A and AAAA.
-#[test]
-fn several_questions_at_once() -> Result<()> {
-    let stand = Stand::start()?;
+fn several_questions_at_once(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &UNREGISTERED.map(ip), &[53])?;
     let [v4, v6] = servers();
-    answering(&stand, 2, || -> Result<()> {
+    answering(stand, 2, || -> Result<()> {
         for (to, connected) in [(v4, false), (v6, true)] {
             let socket = socket_for(to)?;
             if connected {
@@ -140,9 +146,7 @@ fn several_questions_at_once() -> Result<()> {
     })?
 }
 
-#[test]
-fn questions_by_tcp() -> Result<()> {
-    let stand = Stand::start()?;
+fn questions_by_tcp(stand: &Stand) -> Result<()> {
     let resolvers = ["127.0.0.1", "::1"].map(|address| stand.proxy.resolver(ip(address)));
     let [v4, v6] = resolvers;
     let resolvers = [v4?, v6?];
@@ -164,9 +168,7 @@ fn questions_by_tcp() -> Result<()> {
 }
 
 /// Nothing gets out while the proxy is not there.
-#[test]
-fn without_a_resolver_nobody_answers() -> Result<()> {
-    let stand = Stand::start()?;
+fn without_a_resolver_nobody_answers(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &UNREGISTERED.map(ip), &[53])?;
     for to in servers() {
         fails(libc::ECONNREFUSED, &format!("asking {to} by TCP"), || {
@@ -184,9 +186,7 @@ fn without_a_resolver_nobody_answers() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn resolvers_on_loopback_are_let_alone() -> Result<()> {
-    let stand = Stand::start()?;
+fn resolvers_on_loopback_are_let_alone(stand: &Stand) -> Result<()> {
     let own = ["127.0.0.53", "::1"].map(ip);
     let _own = Echo::start(stand.pod.netns(), &own, &[53])?;
     for to in at(own, 53) {
@@ -201,9 +201,7 @@ fn resolvers_on_loopback_are_let_alone() -> Result<()> {
 }
 
 /// What the proxy asks itself is for the world.
-#[test]
-fn the_proxys_own_questions_leave() -> Result<()> {
-    let stand = Stand::start()?;
+fn the_proxys_own_questions_leave(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &UNREGISTERED.map(ip), &[53])?;
     for to in servers() {
         let (answer, from) = stand.proxy.run(|| ask(to))??;
@@ -234,9 +232,7 @@ fn dns_capture_may_be_declined() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn other_ports_are_no_questions() -> Result<()> {
-    let stand = Stand::start()?;
+fn other_ports_are_no_questions(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &UNREGISTERED.map(ip), &[54])?;
     for to in at(UNREGISTERED.map(ip), 54) {
         let (answer, from) = stand.pod.run(|| ask(to))??;

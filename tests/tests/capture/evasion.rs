@@ -18,14 +18,25 @@ use sluice_tests::{
     sys,
 };
 
-use crate::common::{Stand, at, connect, fails, mapped, outside};
+use crate::common::{Stand, at, connect, fails, mapped, on_one_stand, outside};
 
 /// ztunnel's mark, and the user and the group of Istio's sidecar.
 const ISTIO: u32 = 1337;
 
-#[test]
-fn no_mark_exempts() -> Result<()> {
-    let stand = Stand::start()?;
+on_one_stand! {
+    ways_past_the_proxy by Stand::start:
+    no_mark_exempts,
+    no_user_exempts,
+    a_call_past_the_hooks_is_refused,
+    a_packet_socket_is_no_way_round,
+    mptcp_is_captured,
+    the_proxys_ports_are_the_proxys,
+    the_proxy_cannot_be_called_directly,
+    nobody_else_calls_the_proxys_own_ports,
+    the_source_of_a_call_does_not_matter,
+}
+
+fn no_mark_exempts(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80, 443])?;
     let marked = |to: SocketAddr, mark: u32| {
         stand.pod.run(|| -> io::Result<_> {
@@ -52,9 +63,7 @@ fn no_mark_exempts() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn no_user_exempts() -> Result<()> {
-    let stand = Stand::start()?;
+fn no_user_exempts(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80, 443])?;
     let listener = stand.proxy.listen(OUTBOUND)?;
     for to in outside() {
@@ -80,9 +89,7 @@ fn the_operator_may_exempt_a_user() -> Result<()> {
 }
 
 /// A process that is not in the cgroups that the agent has hooks on: its call is seen on the pod's device.
-#[test]
-fn a_call_past_the_hooks_is_refused() -> Result<()> {
-    let stand = Stand::start()?;
+fn a_call_past_the_hooks_is_refused(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80, 443])?;
     let outside_capture = stand.bench.capture_outside()?;
     let _listener = stand.proxy.listen(OUTBOUND)?;
@@ -103,9 +110,7 @@ fn a_call_past_the_hooks_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_packet_socket_is_no_way_round() -> Result<()> {
-    let stand = Stand::start()?;
+fn a_packet_socket_is_no_way_round(stand: &Stand) -> Result<()> {
     let outside_capture = stand.bench.capture_outside()?;
     for to in outside() {
         let frame = stand.pod.sender().syn(to.ip(), to.port());
@@ -125,9 +130,7 @@ fn a_packet_socket_is_no_way_round() -> Result<()> {
 }
 
 /// MPTCP is TCP on the wire.
-#[test]
-fn mptcp_is_captured() -> Result<()> {
-    let stand = Stand::start()?;
+fn mptcp_is_captured(stand: &Stand) -> Result<()> {
     let listener = stand.proxy.listen(OUTBOUND)?;
     for to in outside() {
         let call = stand.pod.run(|| -> io::Result<_> {
@@ -146,9 +149,7 @@ fn mptcp_is_captured() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_proxys_ports_are_the_proxys() -> Result<()> {
-    let stand = Stand::start()?;
+fn the_proxys_ports_are_the_proxys(stand: &Stand) -> Result<()> {
     let places: [IpAddr; 4] = ["0.0.0.0", "::", "127.0.0.1", "::ffff:0.0.0.0"].map(ip);
     let everywhere = [&places[..], &stand.pod.addresses()].concat();
     for port in [OUTBOUND, INBOUND, HBONE, DNS] {
@@ -195,9 +196,7 @@ fn the_proxys_ports_are_the_proxys() -> Result<()> {
 }
 
 /// To be administered, to be told that everything was captured already, to run in circles.
-#[test]
-fn the_proxy_cannot_be_called_directly() -> Result<()> {
-    let stand = Stand::start()?;
+fn the_proxy_cannot_be_called_directly(stand: &Stand) -> Result<()> {
     let mut listeners = Vec::new();
     for port in [15000, OUTBOUND, 15004, INBOUND] {
         listeners.push(stand.proxy.listen(port)?);
@@ -222,9 +221,7 @@ fn the_proxy_cannot_be_called_directly() -> Result<()> {
 }
 
 /// Nor from elsewhere.
-#[test]
-fn nobody_else_calls_the_proxys_own_ports() -> Result<()> {
-    let stand = Stand::start()?;
+fn nobody_else_calls_the_proxys_own_ports(stand: &Stand) -> Result<()> {
     let listeners = [stand.proxy.listen(OUTBOUND)?, stand.proxy.listen(INBOUND)?];
     for port in [OUTBOUND, INBOUND] {
         for to in at(stand.pod.addresses(), port) {
@@ -241,9 +238,7 @@ fn nobody_else_calls_the_proxys_own_ports() -> Result<()> {
 }
 
 /// A loopback address as the source leads nowhere but to the proxy.
-#[test]
-fn the_source_of_a_call_does_not_matter() -> Result<()> {
-    let stand = Stand::start()?;
+fn the_source_of_a_call_does_not_matter(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80, 443])?;
     let listener = stand.proxy.listen(OUTBOUND)?;
     let [v4, v6, ..] = outside();

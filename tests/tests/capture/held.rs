@@ -26,7 +26,7 @@ use sluice_tests::{
     proxy::{OUTBOUND, original},
 };
 
-use crate::common::{Stand, connect, wait_until};
+use crate::common::{Stand, connect, on_one_stand, wait_until};
 
 /// How many calls: fewer where every one of them takes long.
 fn many() -> u16 {
@@ -44,10 +44,15 @@ fn destination(number: u16) -> SocketAddr {
     SocketAddr::new(ip, 1_024 + number)
 }
 
-#[test]
-fn every_call_keeps_its_destination_and_leaves_nothing() -> Result<()> {
+on_one_stand! {
+    many_calls by Stand::start:
+    every_call_keeps_its_destination_and_leaves_nothing,
+    calls_that_are_given_up_leave_nothing,
+    refused_calls_leave_nothing,
+}
+
+fn every_call_keeps_its_destination_and_leaves_nothing(stand: &Stand) -> Result<()> {
     allow_descriptors()?;
-    let stand = Stand::start()?;
     let listener = stand.proxy.listen(OUTBOUND)?;
     let streams: Vec<TcpStream> = stand.pod.run(|| {
         (0..many())
@@ -71,18 +76,16 @@ fn every_call_keeps_its_destination_and_leaves_nothing() -> Result<()> {
         ensure!(original(stream)? == *wanted, "{caller} wanted {wanted}");
     }
     ensure!(
-        on_their_way(&stand)? == 0,
+        on_their_way(stand)? == 0,
         "calls that were taken are on their way yet"
     );
     drop((streams, taken));
-    ensure!(on_their_way(&stand)? == 0);
+    ensure!(on_their_way(stand)? == 0);
     Ok(())
 }
 
-#[test]
-fn calls_that_are_given_up_leave_nothing() -> Result<()> {
+fn calls_that_are_given_up_leave_nothing(stand: &Stand) -> Result<()> {
     allow_descriptors()?;
-    let stand = Stand::start()?;
     // Nobody takes them, and the queue is short.
     let _full = stand.proxy.run(|| -> Result<OwnedFd> {
         let fd = socket(
@@ -115,27 +118,25 @@ fn calls_that_are_given_up_leave_nothing() -> Result<()> {
             })
             .collect()
     })??;
-    let waiting = on_their_way(&stand)?;
+    let waiting = on_their_way(stand)?;
     ensure!(
         waiting >= usize::from(many()) - 10,
         "only {waiting} calls are on their way"
     );
     drop(calling);
-    wait_until("the end of all handshakes", || Ok(on_their_way(&stand)? == 0))?;
+    wait_until("the end of all handshakes", || Ok(on_their_way(stand)? == 0))?;
     Ok(())
 }
 
 /// Nor do those that nobody takes.
-#[test]
-fn refused_calls_leave_nothing() -> Result<()> {
-    let stand = Stand::start()?;
+fn refused_calls_leave_nothing(stand: &Stand) -> Result<()> {
     stand.pod.run(|| {
         for number in 0..many() {
             let call = connect(destination(number));
             assert!(call.is_err_and(|error| error.raw_os_error() == Some(libc::ECONNREFUSED)));
         }
     })?;
-    wait_until("the end of all handshakes", || Ok(on_their_way(&stand)? == 0))?;
+    wait_until("the end of all handshakes", || Ok(on_their_way(stand)? == 0))?;
     Ok(())
 }
 

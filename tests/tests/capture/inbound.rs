@@ -19,7 +19,7 @@ use sluice_tests::{
     proxy::{HBONE, INBOUND, Listener, OUTBOUND, canonical, connect_as, original},
 };
 
-use crate::common::{LONG, Stand, at, connect, converse, fails, text};
+use crate::common::{LONG, Stand, at, connect, converse, fails, on_one_stand, text};
 
 /// A port of the application.
 const APP: u16 = 80;
@@ -44,10 +44,18 @@ fn reaches_the_proxy(proxys: &Listener, stream: &TcpStream, to: SocketAddr) -> R
     Ok(taken)
 }
 
-#[test]
-fn the_proxy_gets_the_call_and_calls_in_the_clients_name() -> Result<()> {
-    let stand = Stand::start()?;
-    let (proxys, app) = (stand.proxy.listen(INBOUND)?, application(&stand)?);
+on_one_stand! {
+    calls_to_a_captured_pod by Stand::start:
+    the_proxy_gets_the_call_and_calls_in_the_clients_name,
+    a_port_that_nobody_listens_on_refuses_the_proxy,
+    without_a_listener_a_call_is_refused,
+    hbone_reaches_its_own_listener,
+    tcp_in_fragments_is_refused,
+    an_application_that_answers_may_also_call,
+}
+
+fn the_proxy_gets_the_call_and_calls_in_the_clients_name(stand: &Stand) -> Result<()> {
+    let (proxys, app) = (stand.proxy.listen(INBOUND)?, application(stand)?);
     for to in at(stand.pod.addresses(), APP) {
         let mut stream = stand.peer.run(|| connect(to))??;
         let mut taken = reaches_the_proxy(&proxys, &stream, to)?;
@@ -76,9 +84,8 @@ fn the_proxy_gets_the_call_and_calls_in_the_clients_name() -> Result<()> {
 }
 
 /// The proxy is not to wait for an answer that went to the client instead.
-#[test]
-fn a_port_that_nobody_listens_on_refuses_the_proxy() -> Result<()> {
-    let stand = Stand::start()?;
+fn a_port_that_nobody_listens_on_refuses_the_proxy(stand: &Stand) -> Result<()> {
+    let proxys = stand.proxy.listen(INBOUND)?;
     for (client, to) in stand
         .peer
         .addresses()
@@ -91,13 +98,12 @@ fn a_port_that_nobody_listens_on_refuses_the_proxy() -> Result<()> {
             || stand.proxy.connect_as(client, to, LONG),
         );
     }
+    ensure!(proxys.try_accept()?.is_none(), "the proxy has called itself");
     Ok(())
 }
 
-#[test]
-fn without_a_listener_a_call_is_refused() -> Result<()> {
-    let stand = Stand::start()?;
-    let app = application(&stand)?;
+fn without_a_listener_a_call_is_refused(stand: &Stand) -> Result<()> {
+    let app = application(stand)?;
     for to in at(stand.pod.addresses(), APP) {
         fails(libc::ECONNREFUSED, &format!("a call for {to}"), || {
             stand.peer.run(|| connect(to))
@@ -108,9 +114,7 @@ fn without_a_listener_a_call_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn hbone_reaches_its_own_listener() -> Result<()> {
-    let stand = Stand::start()?;
+fn hbone_reaches_its_own_listener(stand: &Stand) -> Result<()> {
     let listeners = [HBONE, INBOUND].map(|port| stand.proxy.listen(port));
     let [hbone, plain] = listeners;
     let (hbone, plain) = (hbone?, plain?);
@@ -205,10 +209,8 @@ fn no_source_address_exempts() -> Result<()> {
 }
 
 /// Which call they belong to cannot be told.
-#[test]
-fn tcp_in_fragments_is_refused() -> Result<()> {
-    let stand = Stand::start()?;
-    let (proxys, app) = (stand.proxy.listen(INBOUND)?, application(&stand)?);
+fn tcp_in_fragments_is_refused(stand: &Stand) -> Result<()> {
+    let (proxys, app) = (stand.proxy.listen(INBOUND)?, application(stand)?);
     for to in at(stand.pod.addresses(), APP) {
         for part in stand.peer.sender().syn(to.ip(), to.port()).split() {
             stand.events.clear();
@@ -280,10 +282,8 @@ fn what_was_open_before_goes_on() -> Result<()> {
 }
 
 /// The application's own calls are captured while it answers calls in the name of others.
-#[test]
-fn an_application_that_answers_may_also_call() -> Result<()> {
-    let stand = Stand::start()?;
-    let (proxys, app) = (stand.proxy.listen(INBOUND)?, application(&stand)?);
+fn an_application_that_answers_may_also_call(stand: &Stand) -> Result<()> {
+    let (proxys, app) = (stand.proxy.listen(INBOUND)?, application(stand)?);
     let outward = stand.proxy.listen(OUTBOUND)?;
     for (client, to) in stand
         .peer

@@ -23,11 +23,25 @@ use sluice_tests::{
     sys,
 };
 
-use crate::common::{Stand, at, connect, converse, exchange, fails, mapped, outside, text};
+use crate::common::{Stand, at, connect, converse, exchange, fails, mapped, on_one_stand, outside, text};
 
-#[test]
-fn the_proxy_learns_where_a_call_wanted_to_go() -> Result<()> {
-    let stand = Stand::start()?;
+on_one_stand! {
+    calls_of_a_captured_pod by Stand::start:
+    the_proxy_learns_where_a_call_wanted_to_go,
+    each_level_answers_in_its_own_family,
+    other_questions_are_the_kernels,
+    only_the_proxy_is_told,
+    without_a_listener_a_call_is_refused,
+    what_the_proxy_calls_leaves,
+    the_proxy_cannot_call_its_own_listeners,
+    a_pod_that_talks_to_itself_is_let_alone,
+    neither_udp_nor_another_pods_calls_are_captured,
+    a_call_that_does_not_wait,
+    tcp_fast_open,
+    a_socket_that_calls_twice,
+}
+
+fn the_proxy_learns_where_a_call_wanted_to_go(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80, 443])?;
     let listener = stand.proxy.listen(OUTBOUND)?;
     let other_pod = at(stand.peer.addresses(), 9);
@@ -63,9 +77,7 @@ fn the_proxy_learns_where_a_call_wanted_to_go() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn each_level_answers_in_its_own_family() -> Result<()> {
-    let stand = Stand::start()?;
+fn each_level_answers_in_its_own_family(stand: &Stand) -> Result<()> {
     let listener = stand.proxy.listen(OUTBOUND)?;
     let [v4, v6, ..] = outside();
     for to in [v4, mapped(v4)] {
@@ -80,9 +92,7 @@ fn each_level_answers_in_its_own_family() -> Result<()> {
 }
 
 /// The number of the option means something else at other levels, and everything else is the kernel's to answer.
-#[test]
-fn other_questions_are_the_kernels() -> Result<()> {
-    let stand = Stand::start()?;
+fn other_questions_are_the_kernels(stand: &Stand) -> Result<()> {
     let listener = stand.proxy.listen(OUTBOUND)?;
     for to in outside() {
         let [_stream, taken] = stand.arrives(&listener, to)?;
@@ -100,9 +110,7 @@ fn other_questions_are_the_kernels() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn only_the_proxy_is_told() -> Result<()> {
-    let stand = Stand::start()?;
+fn only_the_proxy_is_told(stand: &Stand) -> Result<()> {
     let listener = stand.proxy.listen(OUTBOUND)?;
     let server = stand
         .pod
@@ -122,9 +130,7 @@ fn only_the_proxy_is_told() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn without_a_listener_a_call_is_refused() -> Result<()> {
-    let stand = Stand::start()?;
+fn without_a_listener_a_call_is_refused(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80, 443])?;
     for to in outside() {
         fails(libc::ECONNREFUSED, &format!("a call for {to}"), || stand.call(to));
@@ -132,9 +138,7 @@ fn without_a_listener_a_call_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn what_the_proxy_calls_leaves() -> Result<()> {
-    let stand = Stand::start()?;
+fn what_the_proxy_calls_leaves(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80])?;
     let _peer = Echo::start(stand.peer.netns(), &stand.peer.addresses(), &[80])?;
     let listener = stand.proxy.listen(OUTBOUND)?;
@@ -148,9 +152,7 @@ fn what_the_proxy_calls_leaves() -> Result<()> {
 }
 
 /// A call that the proxy was fooled to make to its own listener would be made again, and again.
-#[test]
-fn the_proxy_cannot_call_its_own_listeners() -> Result<()> {
-    let stand = Stand::start()?;
+fn the_proxy_cannot_call_its_own_listeners(stand: &Stand) -> Result<()> {
     let _listeners = [stand.proxy.listen(OUTBOUND)?, stand.proxy.listen(INBOUND)?];
     for port in [OUTBOUND, INBOUND] {
         for to in [
@@ -167,9 +169,7 @@ fn the_proxy_cannot_call_its_own_listeners() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_pod_that_talks_to_itself_is_let_alone() -> Result<()> {
-    let stand = Stand::start()?;
+fn a_pod_that_talks_to_itself_is_let_alone(stand: &Stand) -> Result<()> {
     let own = [
         &["127.0.0.1", "::1", "127.0.0.9"].map(ip)[..],
         &stand.pod.addresses(),
@@ -192,9 +192,7 @@ fn a_pod_that_talks_to_itself_is_let_alone() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn neither_udp_nor_another_pods_calls_are_captured() -> Result<()> {
-    let stand = Stand::start()?;
+fn neither_udp_nor_another_pods_calls_are_captured(stand: &Stand) -> Result<()> {
     let _past = Echo::start(stand.bench.outside(), &REGISTERED.map(ip), &[80])?;
     let listener = stand.proxy.listen(OUTBOUND)?;
     for to in at(REGISTERED.map(ip), 80) {
@@ -252,9 +250,7 @@ fn what_was_open_before_goes_on() -> Result<()> {
 }
 
 /// A program may ask for a connection and not wait for it.
-#[test]
-fn a_call_that_does_not_wait() -> Result<()> {
-    let stand = Stand::start()?;
+fn a_call_that_does_not_wait(stand: &Stand) -> Result<()> {
     let listener = stand.proxy.listen(OUTBOUND)?;
     for to in outside() {
         let started = stand.pod.run(|| -> io::Result<_> {
@@ -274,9 +270,7 @@ fn a_call_that_does_not_wait() -> Result<()> {
 }
 
 /// What is said with the first segment arrives there, too.
-#[test]
-fn tcp_fast_open() -> Result<()> {
-    let stand = Stand::start()?;
+fn tcp_fast_open(stand: &Stand) -> Result<()> {
     stand.pod.netns().sysctls(&[("ipv4.tcp_fastopen", "3")])?;
     let listener = stand.proxy.listen(OUTBOUND)?;
     sys::set_option(
@@ -308,9 +302,7 @@ fn tcp_fast_open() -> Result<()> {
 }
 
 /// A socket may be used again: what it wanted the first time is forgotten.
-#[test]
-fn a_socket_that_calls_twice() -> Result<()> {
-    let stand = Stand::start()?;
+fn a_socket_that_calls_twice(stand: &Stand) -> Result<()> {
     let [first, _, second, _] = outside();
     let stream = stand.pod.run(|| new_socket(first, SockFlag::empty()))??;
     let call = |to: SocketAddr| {
