@@ -146,8 +146,8 @@ fn call(capture: &Capture, skb: &Skb, packet: &Packet, reason: RedirectReason) -
         return Outcome::Redirected(reason);
     }
     let tuple = &packet.tuple;
-    // On its way to another port of a bridge it would not come by the node's sockets.
-    if !skb.is_for_device() {
+    // A bridge passes it on without asking the node's sockets.
+    if capture.is_at_call() {
         return Outcome::Denied(DropReason::Uncaptured);
     }
     match sockets::hand_over(skb, tuple, &tuple.dst, capture.port_for(reason), Some(capture)) {

@@ -248,15 +248,6 @@ impl Skb {
         originals::kept(sk).is_some_and(|original| original.was_sent_to(tuple.dst, tuple.dport))
     }
 
-    /// Whether the packet is for this device itself, and not for another one behind the same bridge.
-    #[inline(always)]
-    pub(super) fn is_for_device(&self) -> bool {
-        /// `PACKET_HOST`.
-        const HOST: u32 = 0;
-        // SAFETY: as in `device`.
-        unsafe { (*self.0).pkt_type == HOST }
-    }
-
     #[inline(always)]
     fn socket_uid(&self) -> u32 {
         // SAFETY: as in `device`.

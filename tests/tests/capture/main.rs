@@ -15,4 +15,5 @@ mod lifecycle;
 mod node;
 mod outbound;
 mod sidecar;
+mod translated;
 mod virtual_interfaces;

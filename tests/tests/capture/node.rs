@@ -22,9 +22,9 @@ use crate::common::{
 };
 
 /// A captured pod, and a proxy on its node.
-struct Node {
-    stand: Stand,
-    proxy: Proxy,
+pub(crate) struct Node {
+    pub(crate) stand: Stand,
+    pub(crate) proxy: Proxy,
 }
 
 impl Node {
@@ -34,7 +34,7 @@ impl Node {
         Ok(node)
     }
 
-    fn with(more: impl FnOnce(&Bench, &Pod, &Pod) -> Result<()>) -> Result<Self> {
+    pub(crate) fn with(more: impl FnOnce(&Bench, &Pod, &Pod) -> Result<()>) -> Result<Self> {
         let bench = Bench::create()?;
         let proxy = Proxy::on_node(&bench)?;
         let (port, dns) = (OUTBOUND.to_string(), DNS.to_string());
@@ -50,7 +50,7 @@ impl Node {
         Ok(Self { stand, proxy })
     }
 
-    fn enroll(&self, more: &[&str]) -> Result<()> {
+    pub(crate) fn enroll(&self, more: &[&str]) -> Result<()> {
         let netns = self.stand.pod.netns().path();
         self.stand
             .agent
