@@ -104,7 +104,7 @@ addr add fe80::1/64 dev br0 nodad
     let stand = &node.stand;
     let routes: String = [&stand.pod, &stand.peer]
         .into_iter()
-        .flat_map(|pod| pod.addresses())
+        .flat_map(sluice_tests::Pod::addresses)
         .map(|address| match address {
             IpAddr::V4(v4) => format!("route replace {v4}/32 dev br0 src {NODE_V4}\n"),
             IpAddr::V6(v6) => format!("route replace {v6}/128 dev br0 src {NODE_V6}\n"),
