@@ -5,9 +5,11 @@ mod fuzz;
 mod tally;
 
 use std::{
-    fs,
+    fs, panic,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,7 +23,7 @@ use self::{
 use crate::{build_ebpf, packages, shell, vm};
 
 /// How long the tests may take in an emulated machine.
-const VM_TIMEOUT: Duration = Duration::from_mins(25);
+const VM_TIMEOUT: Duration = Duration::from_mins(35);
 const VM_MEMORY_MIB: u64 = 1536;
 /// What the tests call inside their namespaces.
 const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("tc", "iproute2")];
@@ -93,12 +95,12 @@ impl Test {
                 .map(|label| vm::kernels::find(label))
                 .collect::<Result<_>>()?,
         };
-        for kernel in &kernels {
+        let outcomes = side_by_side(&kernels, |kernel| {
             shell::step(&format!(
                 "the tests that send packets, on Linux {}",
                 kernel.release
             ));
-            let outcome = vm::run(&vm::Job {
+            vm::run(&vm::Job {
                 name: "test",
                 kernel,
                 programs: &programs,
@@ -112,8 +114,11 @@ impl Test {
                 ],
                 timeout: VM_TIMEOUT,
                 memory_mib: VM_MEMORY_MIB,
-                prefix: Some("    "),
-            })?;
+                prefix: Some(&format!("{:>6} | ", kernel.label)),
+            })
+        });
+        for (kernel, outcome) in kernels.iter().zip(outcomes) {
+            let outcome = outcome?;
             let place = format!("Linux {}", kernel.release);
             let counts = tally::read_all(&outcome.output);
             ensure!(
@@ -141,6 +146,34 @@ impl Test {
     }
 }
 
+/// Calls `run` for each, as many at once as there are processors: an emulated machine keeps one busy. The answers are in the
+/// order of the items.
+fn side_by_side<T: Sync, A: Send>(items: &[T], run: impl Fn(&T) -> A + Sync) -> Vec<A> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else {
+                return done;
+            };
+            done.push((index, run(item)));
+        }
+    };
+    let workers = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(items.len());
+    let mut answers: Vec<(usize, A)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(thread::ScopedJoinHandle::join);
+        joined
+            .flat_map(|done| done.unwrap_or_else(|panic| panic::resume_unwind(panic)))
+            .collect()
+    });
+    answers.sort_by_key(|(index, _)| *index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
 /// The shell script that runs the tests in a guest.
 fn script(executables: &[&Executable], filter: Option<&str>) -> Result<PathBuf> {
     use std::fmt::Write as _;
@@ -165,4 +198,20 @@ fn script(executables: &[&Executable], filter: Option<&str>) -> Result<PathBuf> 
 fn write(path: &Path, text: &str) -> Result<()> {
     shell::create_parent(path)?;
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_come_in_the_order_of_the_questions() {
+        let items: Vec<u64> = (0..20).collect();
+        let answers = side_by_side(&items, |item| {
+            thread::sleep(Duration::from_millis(20 - item));
+            item * 2
+        });
+        assert_eq!(answers, items.iter().map(|item| item * 2).collect::<Vec<_>>());
+        assert!(side_by_side(&[0u8; 0], |item| *item).is_empty());
+    }
 }

@@ -61,6 +61,13 @@ pub(crate) struct Job<'a> {
     pub(crate) prefix: Option<&'a str>,
 }
 
+impl Job<'_> {
+    /// The name of its machine: nobody else's files have it.
+    fn machine(&self) -> String {
+        format!("{}-{}", self.name, self.kernel.label)
+    }
+}
+
 /// How it went.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -81,7 +88,7 @@ pub(crate) struct Outcome {
 /// Boots the kernel, runs the command, and returns when the machine is gone. An exit code other than 0 is an outcome;
 /// a panic, a hang or a machine that ends without a verdict is an error that shows the end of the console.
 pub(crate) fn run(job: &Job<'_>) -> Result<Outcome> {
-    let _lock = lock::Lock::take("machine")?;
+    let _lock = lock::Lock::take(&job.machine())?;
     ensure_qemu()?;
     let accelerator = accel::choose(job.kernel)?;
     let Kernel { release, version, .. } = job.kernel;
@@ -108,7 +115,7 @@ fn ensure_qemu() -> Result<()> {
 }
 
 fn boot(job: &Job<'_>, accelerator: Accelerator) -> Result<Outcome> {
-    let name = format!("{}-{}", job.name, job.kernel.label);
+    let name = job.machine();
     let context = || format!("{} on kernel {}", job.name, job.kernel.release);
     let initramfs = shell::target("vm/run").join(format!("{name}.cpio"));
     let results = shell::target("vm/run").join(format!("{name}.tar"));
