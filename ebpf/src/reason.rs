@@ -94,6 +94,8 @@ reasons! {
         TcpFragment = 24 => "tcp-fragment",
         /// Somebody else listens on the proxy's port.
         Impostor = 25 => "impostor",
+        /// There is no memory to keep where the call wanted to go: the proxy would not know.
+        NoMemory = 26 => "no-memory",
     }
 }
 

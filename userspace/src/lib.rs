@@ -25,4 +25,5 @@ pub mod problem;
 pub mod project;
 pub mod source;
 mod sys;
+mod whole_file;
 pub mod zds;

@@ -53,14 +53,7 @@ fn guard(call: &Call, hook: Hook) -> i32 {
         dport: 0,
         protocol: call.protocol(),
     };
-    Report {
-        hook,
-        outcome: Outcome::Denied(DropReason::ProxyPort),
-        subject,
-        ether_type: 0,
-        len: 0,
-    }
-    .send(&tuple);
+    Report::of_call(hook, Outcome::Denied(DropReason::ProxyPort), subject).send(&tuple);
     call::fail_with(IN_USE);
     REFUSE
 }

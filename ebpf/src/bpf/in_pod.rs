@@ -53,6 +53,21 @@ pub fn capture_in_ip(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn capture_in_of(skb: &Skb, link: Link) -> i32 {
+    each(skb, link, Hook::CaptureIn, |rules, packet, parsed| {
+        let capture = rules.capture_at(packet.tuple.dst);
+        let netns = capture.map_or(0, Capture::netns);
+        (netns, get(rules, capture, skb, packet, parsed))
+    })
+}
+
+/// Reads a packet that may be IP, asks for the network namespace that it is for and its fate, and does it.
+#[inline(always)]
+fn each(
+    skb: &Skb,
+    link: Link,
+    hook: Hook,
+    judge: impl FnOnce(&Generation, &Packet, Result<(), DropReason>) -> (u64, Fate),
+) -> i32 {
     let Some(rules) = Generation::active() else {
         return TC_ACT_SHOT;
     };
@@ -62,11 +77,9 @@ fn capture_in_of(skb: &Skb, link: Link) -> i32 {
     let Some(desk) = skb.parse(link) else {
         return TC_ACT_SHOT;
     };
-    let (packet, parsed) = (desk.packet(), desk.parsed());
-    let capture = rules.capture_at(packet.tuple.dst);
-    let netns = capture.map_or(0, Capture::netns);
-    let fate = get(&rules, capture, skb, packet, parsed);
-    act(&rules, skb, Hook::CaptureIn, netns, packet, fate)
+    let packet = desk.packet();
+    let (netns, fate) = judge(&rules, packet, desk.parsed());
+    act(&rules, skb, hook, netns, packet, fate)
 }
 
 /// The kernel takes off every tag of no VLAN, but all except the first after this.
@@ -151,21 +164,13 @@ pub fn capture_virtual_ip(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn capture_virtual_of(skb: &Skb, link: Link) -> i32 {
-    let Some(rules) = Generation::active() else {
-        return TC_ACT_SHOT;
-    };
-    if !may_be_ip(skb) {
-        return TC_ACT_UNSPEC;
-    }
-    let Some(desk) = skb.parse(link) else {
-        return TC_ACT_SHOT;
-    };
-    let (packet, parsed) = (desk.packet(), desk.parsed());
-    let fate = come_by(skb, packet, parsed);
-    if matches!(fate, Fate::Redirect(_)) {
-        skb.set_mark(VIRTUAL_MARK, MARK_MASK);
-    }
-    act(&rules, skb, Hook::CaptureVirtual, 0, packet, fate)
+    each(skb, link, Hook::CaptureVirtual, |_, packet, parsed| {
+        let fate = come_by(skb, packet, parsed);
+        if matches!(fate, Fate::Redirect(_)) {
+            skb.set_mark(VIRTUAL_MARK, MARK_MASK);
+        }
+        (0, fate)
+    })
 }
 
 /// What becomes of a packet that comes by a virtual interface.

@@ -202,6 +202,7 @@ fn refuse(skb: &Skb, endpoint: Option<&Endpoint>, packet: &Packet, reason: DropR
         | DropReason::Uncaptured
         | DropReason::TcpFragment
         | DropReason::Impostor
+        | DropReason::NoMemory
         | DropReason::UnknownEthertype
         | DropReason::VlanTag
         | DropReason::Truncated

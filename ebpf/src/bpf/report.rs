@@ -44,6 +44,18 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// Of a call, which is no packet.
+    #[inline(always)]
+    pub(super) fn of_call(hook: Hook, outcome: Outcome, subject: Subject) -> Self {
+        Self {
+            hook,
+            outcome,
+            subject,
+            ether_type: 0,
+            len: 0,
+        }
+    }
+
     /// Counts it, and tells of it if somebody wants to know.
     #[inline(always)]
     pub(super) fn send(&self, tuple: &Tuple) {

@@ -103,7 +103,7 @@ fn send_to_proxy(
     let outcome = if originals::keep(call.sk(), &original) {
         Outcome::Redirected(reason)
     } else {
-        Outcome::Denied(DropReason::NoProxy)
+        Outcome::Denied(DropReason::NoMemory)
     };
     report(rules, call, hook, capture.netns(), outcome);
     match outcome {
@@ -130,14 +130,7 @@ fn report(rules: &Generation, call: &Call, hook: Hook, cookie: u64, outcome: Out
         dport: call.port(),
         protocol: call.protocol(),
     };
-    Report {
-        hook,
-        outcome,
-        subject,
-        ether_type: 0,
-        len: 0,
-    }
-    .send(&tuple);
+    Report::of_call(hook, outcome, subject).send(&tuple);
 }
 
 /// The rules' word on a call that goes where it wants to.
@@ -179,14 +172,7 @@ fn enforce(rules: &Generation, call: &Call, hook: Hook, cookie: u64) -> i32 {
                 policy: endpoint.policy(),
                 generation: rules.header.generation(),
             };
-            Report {
-                hook,
-                outcome: Outcome::Denied(reason),
-                subject,
-                ether_type: 0,
-                len: 0,
-            }
-            .send(&tuple);
+            Report::of_call(hook, Outcome::Denied(reason), subject).send(&tuple);
             REFUSE
         }
     }

@@ -12,7 +12,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use ebpf::capture::Mode;
 use tracing::info;
 
 use super::{Settings, known_proxies::KnownProxies};
@@ -22,7 +21,7 @@ use crate::{
     inpod::{self, Keeper, Wanted},
     node,
     problem::{Problem, Severity},
-    project::{Captured, CapturedPod, Proxy},
+    project::{CaptureMode, Captured, CapturedPod, Proxy},
     zds::{self, Progress},
 };
 
@@ -35,6 +34,8 @@ pub(super) struct Capturing {
     zds: Option<zds::Server>,
     handles: BTreeMap<NetnsCookie, Arc<OwnedFd>>,
     proxies: BTreeSet<ProxyCgroup>,
+    /// Whether the node's routing may be there, by this agent or the last.
+    routing: bool,
     /// The proxies that have connected, here or with an agent before this one.
     known: KnownProxies,
     /// Cgroups of those that are connected, as they were told by; the rules of this pass know them.
@@ -67,6 +68,7 @@ impl Capturing {
             zds,
             handles: BTreeMap::new(),
             proxies: BTreeSet::new(),
+            routing: true,
             known: KnownProxies::open(run_dir),
             connected: BTreeSet::new(),
         })
@@ -117,7 +119,8 @@ impl Capturing {
         for reason in self.failed.values() {
             problems.push(Problem::new(Severity::Error, reason.clone()));
         }
-        if captured.values().any(|pod| pod.mode == Mode::Node) {
+        if uses_node(captured) {
+            self.routing = true;
             match inpod::put_node_routing(&self.records) {
                 Ok(0) => {}
                 Ok(added) => info!(added, "the node's routing leads redirected packets to the proxy"),
@@ -130,8 +133,10 @@ impl Capturing {
     /// After the rules: takes out of pods what is no longer wanted, has the proxies' questions answered, and hands over.
     pub(super) fn finish(&mut self, captured: &Captured, dataplane: &Dataplane, problems: &mut Vec<Problem>) {
         self.want(inside(captured));
-        if !captured.values().any(|pod| pod.mode == Mode::Node) {
-            for error in inpod::take_node_routing(&self.records) {
+        if self.routing && !uses_node(captured) {
+            let errors = inpod::take_node_routing(&self.records);
+            self.routing = !errors.is_empty();
+            for error in errors {
                 problems.push(Problem::new(Severity::Warning, error.to_string()));
             }
         }
@@ -232,9 +237,14 @@ impl Capturing {
     }
 }
 
+/// Whether anybody's calls go to a proxy on the node.
+fn uses_node(captured: &Captured) -> bool {
+    captured.values().any(|pod| pod.mode == CaptureMode::Node)
+}
+
 /// What is to be inside the pods whose proxy is there.
 fn inside(captured: &Captured) -> BTreeMap<NetnsCookie, Wanted> {
-    let inside = captured.iter().filter(|(_, pod)| pod.mode != Mode::Node);
+    let inside = captured.iter().filter(|(_, pod)| pod.mode != CaptureMode::Node);
     inside
         .map(|(cookie, pod)| {
             let wanted = Wanted {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use ebpf::capture::{self, port};
+use ebpf::capture::port;
 
 use super::pass::Agent;
 use crate::{
@@ -55,7 +55,7 @@ impl Agent {
         let settings = &self.settings.capture;
         let (netns, port) = match (enrolled.mode, settings.node_proxy) {
             (Mode::InPod, _) if !settings.proxy_cgroups.is_empty() => return Ok(Vec::new()),
-            (Mode::Node, _) if self.said_node_proxy.is_some() => return Ok(Vec::new()),
+            (Mode::Node, _) if settings.node_proxy_cgroup.is_some() => return Ok(Vec::new()),
             (Mode::InPod, _) => (Some(enrolled.netns.as_path()), port::OUTBOUND),
             (Mode::Node, Some(port)) => (None, port),
             (Mode::Node, None) => bail!(
@@ -121,7 +121,7 @@ impl Agent {
                 "name": name,
                 "pod": pod,
                 "netns": netns,
-                "mode": word(*mode),
+                "mode": mode,
                 "inbound": inbound,
                 "virtual_interfaces": virtual_interfaces,
                 "excluded_interfaces": excluded_interfaces,
@@ -147,15 +147,5 @@ impl Agent {
             Some(row)
         });
         rows.collect()
-    }
-}
-
-/// The word for a mode, as in `sluice enroll --mode`.
-const fn word(mode: capture::Mode) -> &'static str {
-    match mode {
-        capture::Mode::Guard => "guard",
-        capture::Mode::Node => "node",
-        capture::Mode::InPod => "in-pod",
-        capture::Mode::Sidecar => "sidecar",
     }
 }

@@ -1,59 +1,52 @@
 //! What `sluice enroll` has enrolled, kept in a file, so that the next agent knows it too.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use crate::enrolled::Enrolled;
+use crate::{enrolled::Enrolled, whole_file};
 
-/// The enrolled network namespaces, by path.
+/// The enrolled network namespaces.
 #[derive(Debug)]
 pub(super) struct Enrolments {
     file: PathBuf,
-    held: BTreeMap<PathBuf, Enrolled>,
+    held: Vec<Enrolled>,
 }
 
 impl Enrolments {
     /// Reads what the last agent has left in the run directory.
     pub(super) fn open(run_dir: &Path) -> anyhow::Result<Self> {
         let file = run_dir.join("enrolled.json");
-        let held: Vec<Enrolled> = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).with_context(|| {
-                format!(
-                    "cannot read {}; what is enrolled must not be forgotten",
-                    file.display()
-                )
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
-        };
-        let held = held
-            .into_iter()
-            .map(|enrolled| (enrolled.netns.clone(), enrolled))
-            .collect();
-        Ok(Self { file, held })
+        let held = whole_file::read(&file).with_context(|| {
+            format!(
+                "cannot read {}; what is enrolled must not be forgotten",
+                file.display()
+            )
+        })?;
+        Ok(Self {
+            file,
+            held: held.unwrap_or_default(),
+        })
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> Vec<Enrolled> {
-        self.held.values().cloned().collect()
+    pub(super) fn all(&self) -> &[Enrolled] {
+        &self.held
     }
 
     /// Adds one, or changes how it is captured. Returns what was there before.
     pub(super) fn add(&mut self, enrolled: Enrolled) -> anyhow::Result<Option<Enrolled>> {
-        let before = self.held.insert(enrolled.netns.clone(), enrolled);
-        self.write()?;
+        let (before, mut others) = self.without(&enrolled.netns);
+        others.push(enrolled);
+        self.replace(others)?;
         Ok(before)
     }
 
     /// Takes one away.
     pub(super) fn remove(&mut self, netns: &Path) -> anyhow::Result<Enrolled> {
-        let Some(enrolled) = self.held.remove(netns) else {
-            let known: Vec<_> = self.held.keys().map(|path| path.display().to_string()).collect();
+        let (Some(enrolled), others) = self.without(netns) else {
+            let known = self.held.iter().map(|known| known.netns.display().to_string());
+            let known: Vec<_> = known.collect();
             let known = if known.is_empty() {
                 "nothing".to_owned()
             } else {
@@ -61,16 +54,23 @@ impl Enrolments {
             };
             bail!("{} is not enrolled (enrolled is {known})", netns.display());
         };
-        self.write()?;
+        self.replace(others)?;
         Ok(enrolled)
     }
 
-    fn write(&self) -> anyhow::Result<()> {
-        let text = serde_json::to_vec_pretty(&self.all())?;
-        let new = self.file.with_extension("new");
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &self.file))
-            .with_context(|| format!("cannot write {}", self.file.display()))
+    /// The one at this path, and the others.
+    fn without(&self, netns: &Path) -> (Option<Enrolled>, Vec<Enrolled>) {
+        let held = self.held.iter().cloned();
+        let (mut found, others): (Vec<_>, Vec<_>) = held.partition(|enrolled| enrolled.netns == netns);
+        (found.pop(), others)
+    }
+
+    /// What could not be written down does not count.
+    fn replace(&mut self, held: Vec<Enrolled>) -> anyhow::Result<()> {
+        whole_file::write(&self.file, &held)
+            .with_context(|| format!("cannot write {}", self.file.display()))?;
+        self.held = held;
+        Ok(())
     }
 }
 
@@ -108,5 +108,20 @@ mod tests {
                 .all()
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_is_not_enrolled() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut enrolments = Enrolments::open(dir.path()).expect("an empty directory");
+        let enrolled = Enrolled {
+            netns: "/run/netns/a".into(),
+            mode: Mode::InPod,
+            name: None,
+            proxy_cgroups: Vec::new(),
+        };
+        dir.close().expect("it can be removed");
+        enrolments.add(enrolled).expect_err("there is no directory");
+        assert!(enrolments.all().is_empty());
     }
 }

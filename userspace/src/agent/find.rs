@@ -2,6 +2,7 @@
 
 use super::pass::Agent;
 use crate::{
+    enrolled::Enrolled,
     facts::{Depth, Facts, PodNetwork},
     node::{self, View},
     project,
@@ -15,10 +16,10 @@ impl Agent {
             netns: node::cookie().ok(),
             ..Facts::default()
         };
-        let settings = &self.settings.capture;
+        let (settings, enrolled) = (&self.capture, self.enrolments.all());
         let pods = self.stores.pods.values();
         let of_pods = pods.filter_map(|pod| pod.proxy_cgroup.as_ref());
-        let of_enrolled = self.enrolled.iter().flat_map(|enrolled| &enrolled.proxy_cgroups);
+        let of_enrolled = enrolled.iter().flat_map(|enrolled| &enrolled.proxy_cgroups);
         for path in settings.cgroups().chain(of_pods).chain(of_enrolled) {
             let found = node::cgroup(path).map_err(|error| error.to_string());
             facts.cgroups.insert(path.clone(), found);
@@ -30,7 +31,7 @@ impl Agent {
                 (Some(path), _) if !pod.host_network => {
                     let namespace = self.stores.namespaces.get(&pod.name.namespace);
                     let labels = namespace.map(|namespace| &namespace.labels);
-                    let depth = project::depth(pod, labels, &self.enrolled, settings);
+                    let depth = project::depth(pod, labels, enrolled, settings);
                     self.node.pod(path, view, depth).await
                 }
                 (Some(_) | None, _) => continue,
@@ -38,8 +39,7 @@ impl Agent {
             let found = found.map_err(|error| error.to_string());
             facts.pods.insert(pod.name.clone(), found);
         }
-        for enrolled in &self.enrolled {
-            let path = &enrolled.netns;
+        for Enrolled { netns: path, .. } in enrolled {
             // A path may lead to another namespace than the last time.
             self.node.forget(path);
             let found = self.node.pod(path, view, Depth::Routes).await;

@@ -3,13 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
     path::{Path, PathBuf},
 };
 
 use tracing::warn;
 
-use crate::{facts::Cgroup, node, project::Proxy};
+use crate::{facts::Cgroup, node, project::Proxy, whole_file};
 
 /// Them, by the directories of their cgroups.
 #[derive(Debug)]
@@ -22,15 +21,15 @@ impl KnownProxies {
     /// Reads what the last agent has left in the run directory.
     pub(super) fn open(run_dir: &Path) -> Self {
         let file = run_dir.join("proxies.json");
-        let read = || -> io::Result<_> { Ok(serde_json::from_slice(&fs::read(&file)?)?) };
-        let held = read().unwrap_or_else(|error| {
-            if error.kind() != io::ErrorKind::NotFound {
-                // They connect again, and are known then.
-                warn!(file = %file.display(), %error, "cannot read which proxies there were");
-            }
-            BTreeMap::new()
+        let held = whole_file::read(&file).unwrap_or_else(|error| {
+            // They connect again, and are known then.
+            warn!(file = %file.display(), %error, "cannot read which proxies there were");
+            None
         });
-        Self { file, held }
+        Self {
+            file,
+            held: held.unwrap_or_default(),
+        }
     }
 
     /// Adds those, and forgets whose cgroup has gone. Returns all.
@@ -42,7 +41,7 @@ impl KnownProxies {
         self.held
             .extend(connected.map(|Proxy { cgroup, path }| (path, cgroup)));
         if self.held != before
-            && let Err(error) = self.write()
+            && let Err(error) = whole_file::write(&self.file, &self.held)
         {
             warn!(file = %self.file.display(), %error, "cannot write which proxies there are");
         }
@@ -52,12 +51,5 @@ impl KnownProxies {
             path: path.clone(),
         })
         .collect()
-    }
-
-    fn write(&self) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(&self.held)?;
-        let new = self.file.with_extension("new");
-        fs::write(&new, text)?;
-        fs::rename(&new, &self.file)
     }
 }

@@ -22,12 +22,12 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane},
-    enrolled::{Enrolled, Mode},
+    enrolled::Mode,
     facts::{Facts, NetnsCookie},
     names::{Names, Resolver},
     node::{self, Node, Role, View},
     problem::{Problem, Severity},
-    project::{Input, Projection, Proxy, project, wanted_names},
+    project::{CaptureSettings, Input, Projection, Proxy, project, wanted_names},
     source::{Directory, Loaded, Stores},
 };
 
@@ -43,9 +43,9 @@ pub(super) struct Agent {
     pub(super) node: Node,
     pub(super) dataplane: Dataplane,
     pub(super) capturing: Capturing,
-    pub(super) said_node_proxy: Option<PathBuf>,
     pub(super) enrolments: Enrolments,
-    pub(super) enrolled: Vec<Enrolled>,
+    /// What the operator says of capture, completed by what enrolments say.
+    pub(super) capture: CaptureSettings,
     pub(super) proxies: Vec<Proxy>,
     pub(super) progress: BTreeMap<NetnsCookie, String>,
     allowed_wanted: watch::Receiver<usize>,
@@ -91,8 +91,7 @@ impl Agent {
             node,
             dataplane,
             capturing,
-            said_node_proxy: settings.capture.node_proxy_cgroup.clone(),
-            enrolled: enrolments.all(),
+            capture: settings.capture.clone(),
             enrolments,
             proxies: Vec::new(),
             progress: BTreeMap::new(),
@@ -137,8 +136,7 @@ impl Agent {
         problems.extend(loaded.problems);
         self.stores = loaded.stores;
         self.resolver.want(wanted_names(&self.stores));
-        self.enrolled = self.enrolments.all();
-        self.settings.capture.node_proxy_cgroup = self.node_proxy_cgroup();
+        self.capture.node_proxy_cgroup = self.node_proxy_cgroup();
         self.proxies = self.capturing.connected();
         if let Some(view) = &view {
             self.facts = self.find_pods(view).await;
@@ -168,20 +166,19 @@ impl Agent {
             facts: &self.facts,
             names: &self.names,
             internal: &self.settings.internal,
-            capture: &self.settings.capture,
-            enrolled: &self.enrolled,
+            capture: &self.capture,
+            enrolled: self.enrolments.all(),
             proxies: &self.proxies,
         })
     }
 
     /// The cgroup of the node's proxy: what the operator says, or else what an enrolment says.
     fn node_proxy_cgroup(&self) -> Option<PathBuf> {
-        let of_node = self
-            .enrolled
-            .iter()
-            .filter(|enrolled| enrolled.mode == Mode::Node);
+        let enrolled = self.enrolments.all().iter();
+        let of_node = enrolled.filter(|enrolled| enrolled.mode == Mode::Node);
         let mut named = of_node.flat_map(|enrolled| &enrolled.proxy_cgroups);
-        self.said_node_proxy.clone().or_else(|| named.next().cloned())
+        let said = self.settings.capture.node_proxy_cgroup.as_ref();
+        said.or_else(|| named.next()).cloned()
     }
 
     /// The name of this node.

@@ -5,9 +5,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +18,10 @@ use super::{
     routing::{Piece, Routing},
     virtuals::VirtualRule,
 };
-use crate::facts::{IfIndex, NetnsCookie};
+use crate::{
+    facts::{IfIndex, NetnsCookie},
+    whole_file,
+};
 
 /// One namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,12 +108,10 @@ impl Records {
     }
 
     fn read(&self, path: &Path) -> Result<Option<Record>, Error> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(error(path, source)),
+        let found: Option<Record> = whole_file::read(path).map_err(|source| error(path, source))?;
+        let Some(record) = found else {
+            return Ok(None);
         };
-        let record: Record = serde_json::from_slice(&text).map_err(|source| error(path, source.into()))?;
         if record.boot == self.boot {
             return Ok(Some(record));
         }
@@ -122,20 +123,7 @@ impl Records {
     /// Writes it: the whole of it or nothing.
     pub(super) fn save(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(record.cookie);
-        let new = path.with_extension("new");
-        let write = || -> io::Result<()> {
-            let text = serde_json::to_vec_pretty(record)?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(&text)?;
-            file.sync_data()?;
-            fs::rename(&new, &path)
-        };
-        write().map_err(|source| error(&path, source))
+        whole_file::write(&path, record).map_err(|source| error(&path, source))
     }
 
     /// Forgets it, if it is there.

@@ -79,7 +79,7 @@ impl Captures {
                 name: chosen.name.clone(),
                 pod: chosen.pod.map(|pod| pod.name.clone()),
                 netns: chosen.place.path.to_owned(),
-                mode: chosen.mode.into(),
+                mode: chosen.mode,
                 inbound: wish.inbound.captured,
                 virtual_interfaces: wish.virtual_devices,
                 excluded_interfaces: wish.excluded_devices,

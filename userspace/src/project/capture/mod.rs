@@ -22,7 +22,7 @@ use std::{
 
 use ebpf::{
     Addr,
-    capture::{Capture, CgroupRef, Mode, Scope},
+    capture::{Capture, CgroupRef, Scope},
     rules::{Endpoint, Identity},
 };
 use ipnet::IpNet;
@@ -52,7 +52,7 @@ pub struct CapturedPod {
     /// Where it is.
     pub netns: PathBuf,
     /// How it is captured.
-    pub mode: Mode,
+    pub mode: CaptureMode,
     /// Whether calls to it are captured.
     pub inbound: bool,
     /// Interfaces inside behind which others are: what comes by them is the pod's.
@@ -153,7 +153,7 @@ impl Captures {
     /// One word for all: until ztunnel is there it is missing for every pod.
     fn warn_of_proxies(&mut self) {
         let alone = self.pods.values().filter(|pod| pod.proxies.is_empty());
-        let alone = alone.filter(|pod| pod.mode == Mode::InPod).count();
+        let alone = alone.filter(|pod| pod.mode == CaptureMode::InPod).count();
         if alone > 0 {
             let message = format!(
                 "no proxy is known to {alone} captured network namespace(s): what they call is refused until a ztunnel \

@@ -17,7 +17,7 @@ use crate::{
     objects::OnDeny,
     problem::{Problem, Severity},
     project::{
-        Input,
+        CaptureMode, Input,
         endpoints::{self, Endpoints},
         permissions::{Held, Table},
     },
@@ -45,7 +45,7 @@ pub(super) fn proxied(input: &Input<'_>, capture: Capture, place: &Place<'_>, dn
 pub(super) fn guard(input: &Input<'_>, captures: &mut Captures) -> bool {
     let settings = input.capture;
     let Some(port) = settings.node_proxy else {
-        if captures.pods.values().any(|pod| pod.mode == Mode::Node) {
+        if captures.pods.values().any(|pod| pod.mode == CaptureMode::Node) {
             let message = "network namespaces are enrolled for a node proxy, and there is none (--node-proxy): what they \
                            call is refused";
             captures.problems.push(Problem::new(Severity::Error, message));

@@ -297,7 +297,7 @@ fn ambient_pods_are_handed_over_with_their_annotations() {
     assert_eq!(world.inbound(80), Fate::Leave(LeaveReason::Bypass));
     let projection = world.project();
     let captured = &projection.captured[&NetnsCookie(1)];
-    assert_eq!(captured.mode, CaptureMode::InPod.into());
+    assert_eq!(captured.mode, CaptureMode::InPod);
     assert_eq!(
         captured.virtual_interfaces,
         ["docker0", "tap0"].map(str::to_owned).into()
