@@ -12,6 +12,7 @@
 //! A test that cannot run where it stands fails and says why.
 
 pub mod agent;
+pub mod apiserver;
 pub mod bench;
 pub mod capture;
 pub mod cgroup;
@@ -28,6 +29,7 @@ pub mod wire;
 pub mod ztunnel;
 
 pub use agent::Agent;
+pub use apiserver::ApiServer;
 pub use bench::{Bench, Pod};
 pub use capture::Capture;
 pub use events::{Event, Events};

@@ -1,0 +1,53 @@
+//! Reads and writes what every object has.
+
+use k8s_openapi::jiff::{Timestamp, Unit};
+use serde_json::Value;
+
+use super::store::Key;
+
+/// The text at a path of names between dots, empty where there is none. Booleans and numbers are texts, too.
+pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
+    let mut value = object;
+    for name in path.split('.') {
+        value = &value[name];
+    }
+    match value {
+        Value::Bool(true) => "true",
+        Value::String(text) => text,
+        Value::Null | Value::Bool(false) | Value::Number(_) | Value::Array(_) | Value::Object(_) => "",
+    }
+}
+
+pub(super) fn name(object: &Value) -> &str {
+    text(object, "metadata.name")
+}
+
+pub(super) fn key(object: &Value) -> Key {
+    (
+        text(object, "metadata.namespace").to_owned(),
+        name(object).to_owned(),
+    )
+}
+
+/// The time in whole seconds, as `metadata` has it.
+pub(super) fn now() -> String {
+    let now = Timestamp::now();
+    now.round(Unit::Second).unwrap_or(now).to_string()
+}
+
+/// Puts the value of `from` at `names` into `into`, or takes away what is there.
+pub(super) fn carry(into: &mut Value, from: &Value, names: &[&str]) {
+    let [parents @ .., last] = names else { return };
+    let pointer: String = parents.iter().map(|name| format!("/{name}")).collect();
+    let found = from
+        .pointer(&pointer)
+        .and_then(|parent| parent.get(last))
+        .cloned();
+    let Some(Value::Object(parent)) = into.pointer_mut(&pointer) else {
+        return;
+    };
+    match found {
+        Some(value) => drop(parent.insert((*last).to_owned(), value)),
+        None => drop(parent.remove(*last)),
+    }
+}

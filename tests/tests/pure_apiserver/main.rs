@@ -1,0 +1,68 @@
+//! The API server that tests use, asked by the client that the agent has.
+
+mod apply;
+mod faults;
+mod read;
+mod write;
+
+use anyhow::{Context as _, Result};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use kube::{
+    Api, Client,
+    api::{WatchEvent, WatchParams},
+};
+use serde_json::{Value, json};
+use sluice_tests::{
+    ApiServer, PATIENCE,
+    apiserver::{Kubeconfig, User},
+};
+use tokio::time::timeout;
+
+/// A server and a client that may do everything.
+fn stand() -> Result<(ApiServer, Client)> {
+    let server = ApiServer::start()?;
+    let client = server.client(&User::Admin)?;
+    Ok((server, client))
+}
+
+fn account() -> User {
+    User::ServiceAccount("sluice-system".to_owned(), "sluice".to_owned())
+}
+
+/// A `ConfigMap` in the namespace `default`.
+fn config_map(name: &str, value: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "default", "labels": {"value": value}},
+        "data": {"key": value},
+    })
+}
+
+fn typed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).context("not of its kind")
+}
+
+/// The code with which a call was refused.
+fn code<T: std::fmt::Debug>(result: kube::Result<T>) -> Result<u16> {
+    match result.err().context("it was not refused")? {
+        kube::Error::Api(status) => Ok(status.code),
+        error => Err(error.into()),
+    }
+}
+
+/// The message with which a call was refused.
+fn message<T: std::fmt::Debug>(result: kube::Result<T>) -> Result<String> {
+    match result.err().context("it was not refused")? {
+        kube::Error::Api(status) => Ok(status.message),
+        error => Err(error.into()),
+    }
+}
+
+/// The next event of a watch.
+async fn next<T>(
+    events: &mut (impl Stream<Item = kube::Result<WatchEvent<T>>> + Unpin),
+) -> Result<WatchEvent<T>> {
+    let event = timeout(PATIENCE, events.next()).await.context("no event came")?;
+    Ok(event.context("the watch has ended")??)
+}
