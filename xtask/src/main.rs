@@ -3,6 +3,7 @@
 mod bench;
 mod bpf_linker;
 mod build_ebpf;
+mod crds;
 mod demo;
 mod lint;
 mod packages;
@@ -30,6 +31,7 @@ struct Arguments {
 enum Verb {
     Bench(bench::Bench),
     BuildEbpf(build_ebpf::BuildEbpf),
+    Crds(crds::Crds),
     Demo(demo::Demo),
     Lint(lint::Lint),
     Test(test::Test),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Bench(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::BuildEbpf(verb) => verb.run().map(|()| ExitCode::SUCCESS),
+        Verb::Crds(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Demo(verb) => verb.run(),
         Verb::Lint(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Test(verb) => verb.run(),

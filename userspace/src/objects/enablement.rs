@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::{
     Labels, NAMESPACE_NAME_LABEL, Operator, Requirement, Selector,
     egress_policy::{
-        raw::{FieldError, FieldPath, LabelSelector},
+        crd::LabelSelector,
+        placed::{FieldError, FieldPath},
         validate,
     },
 };

@@ -26,7 +26,9 @@ pub use self::{
     egress_policy::{
         Block, EgressPolicy, Exception, GatewayDestinations, GatewayPods, GatewayRef, Mode, OnDeny,
         PortRange, Subjects,
-        raw::{EgressPolicyManifest, FieldError as PolicyFieldError},
+        crd::{self, EgressPolicyManifest},
+        placed::FieldError as PolicyFieldError,
+        status as policy_status,
     },
     enablement::{Enablement, EnablementError},
     gateway::{GATEWAY_NAME_LABEL, Gateway, GatewayManifest},

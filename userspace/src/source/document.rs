@@ -177,11 +177,13 @@ impl Chunk<'_> {
                 })
             })
             .map_err(|error| {
-                let line = error.line.map_or(origin.line, |line| self.first_line + line - 1);
+                let line = error
+                    .place
+                    .map_or(origin.line, |place| self.first_line + place.line - 1);
                 (
                     Origin {
                         line,
-                        column: error.column,
+                        column: error.place.map(|place| place.column),
                         ..origin
                     },
                     error.into(),

@@ -1,6 +1,10 @@
 //! EgressPolicy, our own kind: who is held to what.
 
-pub(super) mod raw;
+pub mod crd;
+pub(super) mod placed;
+pub mod status;
+#[cfg(test)]
+mod tests;
 pub(super) mod validate;
 
 use ebpf::packet::Protocol;
@@ -47,6 +51,10 @@ pub enum OnDeny {
 pub struct EgressPolicy {
     /// Its name; it is cluster-scoped.
     pub name: String,
+    /// Its `metadata.uid`; a manifest has none.
+    pub uid: Option<String>,
+    /// Which version of its `spec` this is, if an API server counts them.
+    pub generation: Option<i64>,
     /// What it does with what it does not permit.
     pub mode: Mode,
     /// Who is held to it, its gateways aside.

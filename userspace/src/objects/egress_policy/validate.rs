@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use ebpf::packet::Protocol;
 use ipnet::IpNet;
-use serde_saphyr::Spanned;
 
 use super::{
     Block, EgressPolicy, Exception, GatewayDestinations, GatewayPods, GatewayRef, Mode, OnDeny, PortRange,
     Subjects,
-    raw::{self, EgressPolicyManifest, FieldError, FieldPath},
+    crd::{self, EgressPolicyManifest},
+    placed::{FieldError, FieldPath, Placed},
 };
 use crate::objects::{Operator, Requirement, Selector, addr::canonical_net};
 
@@ -25,7 +25,7 @@ impl TryFrom<EgressPolicyManifest> for EgressPolicy {
             _status,
         } = manifest;
         let at = FieldPath::new("metadata");
-        let raw::Spec {
+        let crd::EgressPolicySpec {
             mode,
             subjects,
             gateways,
@@ -46,22 +46,24 @@ impl TryFrom<EgressPolicyManifest> for EgressPolicy {
         let spec = FieldPath::new("spec");
         Ok(Self {
             name,
+            uid: metadata.value.uid,
+            generation: metadata.value.generation,
             mode: match mode {
-                None | Some(raw::Mode::Enforce) => Mode::Enforce,
-                Some(raw::Mode::Audit) => Mode::Audit,
+                crd::Mode::Enforce => Mode::Enforce,
+                crd::Mode::Audit => Mode::Audit,
             },
             subjects: subjects_of(&spec.field("subjects"), subjects.unwrap_or_default())?,
-            gateways: each(&spec.field("gateways"), gateways, |at, spanned| {
-                gateway(at, &spanned)
+            gateways: each(&spec.field("gateways"), gateways, |at, placed| {
+                gateway(at, &placed)
             })?,
             gateway_destinations: match gateway_destinations {
-                None | Some(raw::GatewayDestinations::Registry) => GatewayDestinations::Registry,
-                Some(raw::GatewayDestinations::Any) => GatewayDestinations::Any,
+                crd::GatewayDestinations::Registry => GatewayDestinations::Registry,
+                crd::GatewayDestinations::Any => GatewayDestinations::Any,
             },
             exceptions: exceptions_of(&spec.field("exceptions"), exceptions)?,
             on_deny: match on_deny {
-                None | Some(raw::OnDeny::Reject) => OnDeny::Reject,
-                Some(raw::OnDeny::Drop) => OnDeny::Drop,
+                crd::OnDeny::Reject => OnDeny::Reject,
+                crd::OnDeny::Drop => OnDeny::Drop,
             },
         })
     }
@@ -80,8 +82,8 @@ fn each<T, U>(
         .collect()
 }
 
-fn subjects_of(at: &FieldPath, subjects: raw::Subjects) -> Result<Subjects, FieldError> {
-    let raw::Subjects {
+fn subjects_of(at: &FieldPath, subjects: crd::Subjects) -> Result<Subjects, FieldError> {
+    let crd::Subjects {
         namespace_selector,
         pod_selector,
         host_network,
@@ -96,17 +98,17 @@ fn subjects_of(at: &FieldPath, subjects: raw::Subjects) -> Result<Subjects, Fiel
     })
 }
 
-fn gateway(at: &FieldPath, spanned: &Spanned<raw::Gateway>) -> Result<GatewayRef, FieldError> {
-    let raw::Gateway {
+fn gateway(at: &FieldPath, placed: &Placed<crd::Gateway>) -> Result<GatewayRef, FieldError> {
+    let crd::Gateway {
         namespace,
         gateway,
         pod_selector,
-    } = spanned.value.clone();
+    } = placed.value.clone();
     let namespace = match namespace {
         Some(namespace) if !namespace.value.is_empty() => namespace.value,
         Some(_) | None => {
             let message = "missing; a gateway is always bound to a namespace, as anybody may write a label";
-            return Err(at.field("namespace").error(spanned, message));
+            return Err(at.field("namespace").error(placed, message));
         }
     };
     let pods = match (gateway, pod_selector) {
@@ -119,7 +121,7 @@ fn gateway(at: &FieldPath, spanned: &Spanned<raw::Gateway>) -> Result<GatewayRef
         (None, Some(pods)) => GatewayPods::Selected(selector(&at.field("podSelector"), pods)?),
         (Some(_), Some(_)) | (None, None) => {
             let message = "write exactly one of gateway (the name of a Gateway) and podSelector";
-            return Err(at.error(spanned, message));
+            return Err(at.error(placed, message));
         }
     };
     Ok(GatewayRef { namespace, pods })
@@ -127,7 +129,7 @@ fn gateway(at: &FieldPath, spanned: &Spanned<raw::Gateway>) -> Result<GatewayRef
 
 fn exceptions_of(
     at: &FieldPath,
-    exceptions: Vec<Spanned<raw::Exception>>,
+    exceptions: Vec<Placed<crd::Exception>>,
 ) -> Result<Vec<Exception>, FieldError> {
     let mut names = BTreeSet::new();
     for (index, exception) in exceptions.iter().enumerate() {
@@ -146,19 +148,19 @@ fn exceptions_of(
     each(at, exceptions, exception)
 }
 
-fn exception(at: &FieldPath, spanned: Spanned<raw::Exception>) -> Result<Exception, FieldError> {
-    if spanned.value.namespace_selector.is_none() && spanned.value.pod_selector.is_none() {
+fn exception(at: &FieldPath, placed: Placed<crd::Exception>) -> Result<Exception, FieldError> {
+    if placed.value.namespace_selector.is_none() && placed.value.pod_selector.is_none() {
         let message =
             "say for whom: podSelector or namespaceSelector; write podSelector: {} for every subject";
-        return Err(at.error(&spanned, message));
+        return Err(at.error(&placed, message));
     }
-    let raw::Exception {
+    let crd::Exception {
         name,
         namespace_selector,
         pod_selector,
         to,
         ports,
-    } = spanned.value;
+    } = placed.value;
     Ok(Exception {
         name: name.value,
         namespaces: selector(
@@ -173,7 +175,7 @@ fn exception(at: &FieldPath, spanned: Spanned<raw::Exception>) -> Result<Excepti
     })
 }
 
-fn block(at: &FieldPath, block: raw::Block) -> Result<Block, FieldError> {
+fn block(at: &FieldPath, block: crd::Block) -> Result<Block, FieldError> {
     let cidr = net(&at.field("cidr"), &block.cidr)?;
     let mut except = each(&at.field("except"), block.except, |at, hole| {
         let inner = net(at, &hole)?;
@@ -190,12 +192,12 @@ fn block(at: &FieldPath, block: raw::Block) -> Result<Block, FieldError> {
     Ok(Block { cidr, except })
 }
 
-fn net(at: &FieldPath, text: &Spanned<String>) -> Result<IpNet, FieldError> {
-    let Ok(net) = text.value.parse::<IpNet>() else {
+fn net(at: &FieldPath, text: &Placed<crd::Cidr>) -> Result<IpNet, FieldError> {
+    let Ok(net) = text.value.0.parse::<IpNet>() else {
         let example = "192.0.2.0/24 or 2001:db8::/32; a single address ends in /32 or /128";
         return Err(at.error(
             text,
-            format!("{:?} is not a CIDR prefix such as {example}", text.value),
+            format!("{:?} is not a CIDR prefix such as {example}", text.value.0),
         ));
     };
     if canonical_net(net) != net {
@@ -213,17 +215,17 @@ fn net(at: &FieldPath, text: &Spanned<String>) -> Result<IpNet, FieldError> {
     Ok(net)
 }
 
-fn port_range(at: &FieldPath, port: &raw::Port) -> Result<PortRange, FieldError> {
-    let raw::Port {
+fn port_range(at: &FieldPath, port: &crd::Port) -> Result<PortRange, FieldError> {
+    let crd::Port {
         protocol,
         port,
         end_port,
     } = port;
     let protocol = match protocol {
-        raw::Protocol::Tcp => Protocol::TCP,
-        raw::Protocol::Udp => Protocol::UDP,
-        raw::Protocol::Sctp => Protocol::SCTP,
-        raw::Protocol::Icmp => Protocol::ICMP,
+        crd::Protocol::Tcp => Protocol::TCP,
+        crd::Protocol::Udp => Protocol::UDP,
+        crd::Protocol::Sctp => Protocol::SCTP,
+        crd::Protocol::Icmp => Protocol::ICMP,
     };
     if let (true, Some(port)) = (protocol.is_icmp(), port.as_ref().or(end_port.as_ref())) {
         return Err(at.field("port").error(port, "ICMP has no ports; leave it out"));
@@ -249,7 +251,7 @@ fn port_range(at: &FieldPath, port: &raw::Port) -> Result<PortRange, FieldError>
     Ok(PortRange { protocol, ports })
 }
 
-fn port_number(at: &FieldPath, number: &Spanned<i64>) -> Result<u16, FieldError> {
+fn port_number(at: &FieldPath, number: &Placed<i64>) -> Result<u16, FieldError> {
     match u16::try_from(number.value) {
         Ok(port) if port > 0 => Ok(port),
         Ok(_) | Err(_) => Err(at.error(number, format!("{} is not a port: 1 to 65535", number.value))),
@@ -259,9 +261,9 @@ fn port_number(at: &FieldPath, number: &Spanned<i64>) -> Result<u16, FieldError>
 /// Reads a selector as Kubernetes would.
 pub(in crate::objects) fn selector(
     at: &FieldPath,
-    selector: raw::LabelSelector,
+    selector: crd::LabelSelector,
 ) -> Result<Selector, FieldError> {
-    let raw::LabelSelector {
+    let crd::LabelSelector {
         match_labels,
         match_expressions,
     } = selector;
@@ -275,28 +277,28 @@ pub(in crate::objects) fn selector(
 }
 
 /// The rules are those of Kubernetes: `In` and `NotIn` need values, the others take none.
-fn requirement(at: &FieldPath, spanned: Spanned<raw::Expression>) -> Result<Requirement, FieldError> {
-    let raw::Expression {
+fn requirement(at: &FieldPath, placed: Placed<crd::Expression>) -> Result<Requirement, FieldError> {
+    let crd::Expression {
         key,
         operator,
         values,
-    } = &spanned.value;
+    } = &placed.value;
     if key.is_empty() {
-        return Err(at.field("key").error(&spanned, "empty; write the key of a label"));
+        return Err(at.field("key").error(&placed, "empty; write the key of a label"));
     }
     match (operator, values.is_empty()) {
         (Operator::In | Operator::NotIn, true) => Err(at
             .field("values")
-            .error(&spanned, format!("empty; {operator:?} needs at least one"))),
+            .error(&placed, format!("empty; {operator:?} needs at least one"))),
         (Operator::Exists | Operator::DoesNotExist, false) => Err(at
             .field("values")
-            .error(&spanned, format!("{operator:?} takes none; leave them out"))),
+            .error(&placed, format!("{operator:?} takes none; leave them out"))),
         (Operator::In | Operator::NotIn, false) | (Operator::Exists | Operator::DoesNotExist, true) => {
-            let raw::Expression {
+            let crd::Expression {
                 key,
                 operator,
                 values,
-            } = spanned.value;
+            } = placed.value;
             Ok(Requirement {
                 key,
                 operator,

@@ -92,6 +92,8 @@ fn policy() -> impl Strategy<Value = EgressPolicy> {
     )
         .prop_map(
             |(mode, pods, gateways, gateway_destinations, exceptions)| EgressPolicy {
+                uid: None,
+                generation: None,
                 name: String::new(),
                 mode,
                 subjects: Subjects {
