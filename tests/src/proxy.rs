@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd as _},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use nix::{
     sys::{
         socket::{
             self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt,
-            sockopt::{Ip6tOriginalDst, IpTransparent, OriginalDst, SendTimeout},
+            sockopt::{Ip6tOriginalDst, IpTransparent, OriginalDst, ReuseAddr, ReusePort, SendTimeout},
         },
         time::{TimeVal, TimeValLike as _},
     },
@@ -145,7 +145,22 @@ impl Listener {
     /// Listens in the network namespace and the cgroup of this thread; transparently, as ztunnel does, so that a call
     /// may be for any address.
     pub fn on(place: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(place).with_context(|| format!("listening on {place}"))?;
+        Self::new(TcpListener::bind(place).with_context(|| format!("listening on {place}"))?)
+    }
+
+    /// The same for one of several on the same port (`SO_REUSEPORT`), as those of a ztunnel that takes over from another are.
+    pub fn shared(place: SocketAddr) -> Result<Self> {
+        let (family, kind) = (AddressFamily::Inet6, SockType::Stream);
+        let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+        // As the standard library has it.
+        setsockopt(&socket, ReuseAddr, &true).context("SO_REUSEADDR")?;
+        setsockopt(&socket, ReusePort, &true).context("SO_REUSEPORT")?;
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(place))
+            .with_context(|| format!("listening on {place}"))?;
+        Self::new(socket.into())
+    }
+
+    fn new(listener: TcpListener) -> Result<Self> {
         // The option of IPv4 serves IPv6 sockets, too.
         setsockopt(&listener, IpTransparent, &true).context("IP_TRANSPARENT")?;
         // A longer queue than the standard library's.
@@ -263,7 +278,7 @@ pub fn connect_as(from: IpAddr, to: SocketAddr, patience: Duration) -> io::Resul
     setsockopt(&socket, IpTransparent, &true)?;
     let patience_ms = patience.as_millis().try_into().map_err(io::Error::other)?;
     setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(patience_ms))?;
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    let raw = socket.as_raw_fd();
     socket::bind(raw, &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
     socket::connect(raw, &SockaddrStorage::from(to))?;
     let stream = TcpStream::from(socket);

@@ -3,9 +3,12 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::utsname::uname;
 use sluice_tests::{
     Bench,
     bench::{
@@ -49,6 +52,7 @@ on_one_stand! {
     the_proxy_gets_the_call_and_calls_in_the_clients_name,
     a_port_that_nobody_listens_on_refuses_the_proxy,
     without_a_listener_a_call_is_refused,
+    two_listeners_share_a_port_where_the_kernel_can,
     hbone_reaches_its_own_listener,
     tcp_in_fragments_is_refused,
     an_application_that_answers_may_also_call,
@@ -74,13 +78,71 @@ fn the_proxy_gets_the_call_and_calls_in_the_clients_name(stand: &Stand) -> Resul
         stream.read_exact(&mut heard)?;
         // More than fits into a segment.
         let long = vec![7; 300_000];
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| served.write_all(&long));
             let mut heard = vec![0; long.len()];
             inner.read_exact(&mut heard).map(|()| assert!(heard == long))
         })?;
     }
     Ok(())
+}
+
+/// While one ztunnel takes over from another both listen. `bpf_sk_assign` takes such a listener from Linux 6.6 on.
+fn two_listeners_share_a_port_where_the_kernel_can(stand: &Stand) -> Result<()> {
+    let place = SocketAddr::new(ip("::"), INBOUND);
+    let listen = || stand.proxy.run(|| Listener::shared(place))?;
+    let both = [listen()?, listen()?];
+    let app = application(stand)?;
+    let can = linux()? >= (6, 6);
+    let mut taken = [0; 2];
+    for to in at(stand.pod.addresses(), APP) {
+        if !can {
+            fails(libc::ECONNREFUSED, &format!("a call for {to}"), || {
+                stand.peer.run(|| connect(to))
+            });
+            continue;
+        }
+        // By chance all are one listener's once in 2^31.
+        for _ in 0..32 {
+            let stream = stand.peer.run(|| connect(to))??;
+            let (index, accepted) = either(&both)?;
+            let from = canonical(accepted.peer_addr()?);
+            ensure!(from == stream.local_addr()?, "the proxy sees {from}");
+            ensure!(original(&accepted)? == to, "for {}", original(&accepted)?);
+            taken[index] += 1;
+        }
+    }
+    ensure!(
+        !can || taken.iter().all(|&calls| calls > 0),
+        "one got them all: {taken:?}"
+    );
+    ensure!(app.try_accept()?.is_none(), "the application got a call first");
+    Ok(())
+}
+
+/// The next call, and which of the two got it.
+fn either(listeners: &[Listener; 2]) -> Result<(usize, TcpStream)> {
+    let deadline = Instant::now() + LONG;
+    while Instant::now() < deadline {
+        for (index, listener) in listeners.iter().enumerate() {
+            if let Some(stream) = listener.try_accept()? {
+                return Ok((index, stream));
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    bail!("nobody called")
+}
+
+/// Major and minor number of the kernel.
+fn linux() -> Result<(u32, u32)> {
+    let name = uname()?;
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        (Some(_) | None, _) => bail!("this is no release of Linux: {release}"),
+    }
 }
 
 /// The proxy is not to wait for an answer that went to the client instead.
