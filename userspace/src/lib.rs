@@ -15,6 +15,7 @@ pub mod dataplane;
 pub mod desired;
 pub mod enrolled;
 pub mod facts;
+pub mod health;
 pub mod inpod;
 pub mod names;
 mod netlink;

@@ -5,6 +5,7 @@ mod bpf_linker;
 mod build_ebpf;
 mod crds;
 mod demo;
+mod kubectl;
 mod lint;
 mod packages;
 mod shell;

@@ -19,6 +19,7 @@ pub mod verdicts;
 
 use std::{
     fs,
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,6 +37,7 @@ use tracing::info;
 use self::{pass::Agent, status::Status, verdicts::Verdicts};
 use crate::{
     api::server::{self, Command},
+    health::{self, Heart, Probes},
     names::NameServer,
     node,
     project::CaptureSettings,
@@ -63,15 +65,28 @@ pub struct Settings {
     /// namespace of process 1, none otherwise.
     #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
-    /// A device that leaves the node though it looks like a pod's (a veth); may be given more than once.
-    #[arg(long = "uplink", value_name = "DEVICE")]
+    /// A device that leaves the node though it looks like a pod's (a veth); several with commas between.
+    #[arg(
+        long = "uplink",
+        env = "SLUICE_UPLINK",
+        value_delimiter = ',',
+        value_name = "DEVICE"
+    )]
     pub uplinks: Vec<String>,
-    /// A range that is inside the cluster though no object says so; may be given more than once.
-    #[arg(long = "internal-cidr", value_name = "CIDR")]
+    /// A range that is inside the cluster though no object says so; several with commas between.
+    #[arg(
+        long = "internal-cidr",
+        env = "SLUICE_INTERNAL_CIDR",
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
     pub internal: Vec<IpNet>,
     /// The DNS server to resolve ServiceEntries' names with, instead of those in /etc/resolv.conf.
-    #[arg(long, value_name = "IP[:PORT]")]
+    #[arg(long, env = "SLUICE_RESOLVER", value_name = "IP[:PORT]")]
     pub resolver: Option<NameServer>,
+    /// Where to answer probes: /startupz, /livez and /readyz. Without it nobody can ask over HTTP.
+    #[arg(long, env = "SLUICE_HEALTH_ADDRESS", value_name = "IP:PORT")]
+    pub health_address: Option<SocketAddr>,
     /// Whose connections go to the node proxy.
     #[command(flatten)]
     pub capture: CaptureSettings,
@@ -99,6 +114,10 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
         settings.capture.kubelet_cgroup = node::kubelet_cgroup();
     }
     let listener = server::bind(&run_dir)?;
+    let (heart, probes) = health::heart();
+    if let Some(address) = settings.health_address {
+        tokio::spawn(probes.serve(Probes::bind(address).await?));
+    }
     let verdicts = Arc::new(Verdicts::default());
     let (commands, asked) = mpsc::channel(16);
     let agent = Agent::start(settings, &run_dir, Arc::clone(&verdicts))?;
@@ -107,7 +126,7 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     tokio::select! {
-        () = serve(agent, asked) => {}
+        () = serve(agent, asked, heart) => {}
         _ = terminate.recv() => info!("SIGTERM: ending, the rules stay in the kernel"),
         _ = interrupt.recv() => info!("SIGINT: ending, the rules stay in the kernel"),
     }
@@ -121,11 +140,12 @@ struct Waiting {
 }
 
 /// Passes and answers, in turn.
-async fn serve(mut agent: Agent, mut asked: mpsc::Receiver<Command>) {
+async fn serve(mut agent: Agent, mut asked: mpsc::Receiver<Command>, heart: Heart) {
     const IMPATIENCE: Duration = Duration::from_millis(50);
     let mut waiting: Vec<Waiting> = Vec::new();
     agent.pass().await;
     loop {
+        heart.beat(&agent.status);
         if !waiting.is_empty() {
             waiting = answer_waiting(&agent, waiting);
         }

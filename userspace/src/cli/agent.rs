@@ -25,7 +25,7 @@ pub(super) struct Agent {
     #[arg(long, env = "SLUICE_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
     /// Log one JSON object per line.
-    #[arg(long)]
+    #[arg(long, env = "SLUICE_LOG_JSON")]
     log_json: bool,
 }
 

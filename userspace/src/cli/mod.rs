@@ -12,7 +12,7 @@ mod status;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 pub use output::Format;
 
@@ -62,6 +62,11 @@ enum Verb {
     Unenroll(enroll::Unenroll),
     Check(check::Check),
     Detach(detach::Detach),
+}
+
+/// The command line as clap has it, for whoever checks or describes it.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the command line says.

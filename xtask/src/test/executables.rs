@@ -125,12 +125,13 @@ fn read(line: &str) -> Result<Option<Executable>> {
 }
 
 impl Executable {
-    /// Runs it here; its output is shown as it comes.
-    pub(super) fn run(&self, filter: Option<&str>) -> Result<Counts> {
+    /// Runs it here, with more in its environment; its output is shown as it comes.
+    pub(super) fn run(&self, filter: Option<&str>, env: &[(&str, PathBuf)]) -> Result<Counts> {
         let mut command = Command::new(&self.path);
         command
             .current_dir(&self.directory)
             .env("SLUICE_BIN", agent())
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .args(filter)
             .stdin(Stdio::null());
         let output = command

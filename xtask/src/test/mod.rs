@@ -20,7 +20,7 @@ use self::{
     executables::{Executable, Scope},
     tally::{Counts, Tally},
 };
-use crate::{build_ebpf, packages, shell, vm};
+use crate::{build_ebpf, kubectl, packages, shell, vm};
 
 /// How long the tests may take in an emulated machine.
 const VM_TIMEOUT: Duration = Duration::from_mins(35);
@@ -68,6 +68,7 @@ impl Test {
     }
 
     fn on_host(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
+        let env = [("SLUICE_KUBECTL", kubectl::ensure()?)];
         for executable in executables {
             if executable.scope == Scope::Node && !shell::is_root() {
                 eprintln!(
@@ -77,7 +78,7 @@ impl Test {
                 continue;
             }
             shell::step(&format!("{} (this machine)", executable.name));
-            let counts = executable.run(self.filter.as_deref())?;
+            let counts = executable.run(self.filter.as_deref(), &env)?;
             tally.add("this machine", &executable.name, counts);
         }
         Ok(())

@@ -30,7 +30,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 
+pub(crate) use apt::Apt;
 pub(crate) use kernels::Kernel;
+pub(crate) use lock::Lock;
 pub(crate) use verb::Vm;
 
 use crate::shell::{self, Cmd};

@@ -32,43 +32,53 @@ pub struct Settings {
     #[arg(long, env = "SLUICE_NODE_PROXY", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub node_proxy: Option<u16>,
     /// The port of the node proxy's resolver; without it their DNS is left alone.
-    #[arg(long, value_name = "PORT", requires = "node_proxy", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "SLUICE_NODE_PROXY_DNS", value_name = "PORT", requires = "node_proxy", value_parser = clap::value_parser!(u16).range(1..))]
     pub node_proxy_dns: Option<u16>,
     /// The cgroup (v2) of the node proxy. What runs in it is held to the policies as a subject is: it sends in the name of
     /// pods, and may not more than they.
-    #[arg(long, value_name = "DIR", requires = "node_proxy")]
+    #[arg(
+        long,
+        env = "SLUICE_NODE_PROXY_CGROUP",
+        value_name = "DIR",
+        requires = "node_proxy"
+    )]
     pub node_proxy_cgroup: Option<PathBuf>,
     /// A cgroup (v2) of the proxy in pods' network namespaces, as ztunnel's; it is needed where ztunnel is not told over
-    /// ZDS, and may be given more than once.
-    #[arg(long = "proxy-cgroup", value_name = "DIR")]
+    /// ZDS; several with commas between.
+    #[arg(
+        long = "proxy-cgroup",
+        env = "SLUICE_PROXY_CGROUP",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
     pub proxy_cgroups: Vec<PathBuf>,
-    /// A namespace whose pods are never captured, whatever their labels say; may be given more than once.
-    #[arg(long = "capture-exclude-namespace", value_name = "NAME", default_value = EXCLUDED_NAMESPACE)]
+    /// A namespace whose pods are never captured, whatever their labels say; several with commas between.
+    #[arg(long = "capture-exclude-namespace", env = "SLUICE_CAPTURE_EXCLUDE_NAMESPACE", value_delimiter = ',', value_name = "NAME", default_value = EXCLUDED_NAMESPACE)]
     pub excluded_namespaces: Vec<String>,
     /// The namespace of ztunnel, whose own pods (app=ztunnel) are never captured.
-    #[arg(long, value_name = "NAME", default_value = ISTIO_NAMESPACE)]
+    #[arg(long, env = "SLUICE_ISTIO_NAMESPACE", value_name = "NAME", default_value = ISTIO_NAMESPACE)]
     pub istio_namespace: String,
     /// A YAML list of {podSelector, namespaceSelector} that says which pods are ambient, instead of the labels: Istio's
     /// AMBIENT_ENABLEMENT_SELECTOR. One that selects a pod is enough.
-    #[arg(long, value_name = "FILE", value_parser = read_selectors)]
+    #[arg(long, env = "SLUICE_AMBIENT_SELECTORS", value_name = "FILE", value_parser = read_selectors)]
     pub ambient_selectors: Option<AmbientSelectors>,
     /// Leave DNS alone in ambient mode, but for pods annotated ambient.istio.io/dns-capture: "true" (Istio's
     /// AMBIENT_DNS_CAPTURE=false).
-    #[arg(long)]
+    #[arg(long, env = "SLUICE_NO_DNS_CAPTURE")]
     pub no_dns_capture: bool,
     /// Take processes of this user inside a captured pod for the proxy. Any process that can become this user is then
     /// exempt; the proxy's cgroup is the safe way to tell.
-    #[arg(long, value_name = "UID")]
+    #[arg(long, env = "SLUICE_PROXY_UID", value_name = "UID")]
     pub proxy_uid: Option<u32>,
     /// The same for a group.
-    #[arg(long, value_name = "GID")]
+    #[arg(long, env = "SLUICE_PROXY_GID", value_name = "GID")]
     pub proxy_gid: Option<u32>,
     /// The cgroup (v2) of the kubelet. Its calls to captured pods are probes, and not captured. Unless it is given: that of
     /// the process kubelet, kubelite or k3s outside of every container, if it is seen when the agent starts.
     #[arg(long, env = "SLUICE_KUBELET_CGROUP", value_name = "DIR")]
     pub kubelet_cgroup: Option<PathBuf>,
     /// Where to listen for ztunnel.
-    #[arg(long, value_name = "PATH", default_value = ZDS_SOCKET)]
+    #[arg(long, env = "SLUICE_ZDS_SOCKET", value_name = "PATH", default_value = ZDS_SOCKET)]
     pub zds_socket: PathBuf,
 }
 
