@@ -20,6 +20,7 @@ pub mod command;
 pub mod echo;
 pub mod events;
 pub mod frame;
+pub mod http;
 pub mod manifest;
 pub mod netns;
 pub mod proxy;

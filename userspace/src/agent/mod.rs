@@ -13,6 +13,7 @@ mod known_proxies;
 pub(crate) mod lock;
 mod pass;
 mod probe;
+mod snapshot;
 pub mod status;
 mod translate;
 pub mod verdicts;
@@ -38,6 +39,7 @@ use self::{pass::Agent, status::Status, verdicts::Verdicts};
 use crate::{
     api::server::{self, Command},
     health::{self, Heart, Probes},
+    metrics,
     names::NameServer,
     node,
     project::CaptureSettings,
@@ -87,6 +89,9 @@ pub struct Settings {
     /// Where to answer probes: /startupz, /livez and /readyz. Without it nobody can ask over HTTP.
     #[arg(long, env = "SLUICE_HEALTH_ADDRESS", value_name = "IP:PORT")]
     pub health_address: Option<SocketAddr>,
+    /// Serve metrics for Prometheus at this address, under /metrics.
+    #[arg(long, env = "SLUICE_METRICS_ADDRESS", value_name = "IP:PORT")]
+    pub metrics_address: Option<SocketAddr>,
     /// Whose connections go to the node proxy.
     #[command(flatten)]
     pub capture: CaptureSettings,
@@ -118,9 +123,17 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     if let Some(address) = settings.health_address {
         tokio::spawn(probes.serve(Probes::bind(address).await?));
     }
+    let metrics = match settings.metrics_address {
+        Some(address) => Some(metrics::Server::bind(address).await?),
+        None => None,
+    };
     let verdicts = Arc::new(Verdicts::default());
     let (commands, asked) = mpsc::channel(16);
     let agent = Agent::start(settings, &run_dir, Arc::clone(&verdicts))?;
+    if let Some(metrics) = metrics {
+        let occupancy = agent.dataplane.occupancy()?;
+        tokio::spawn(metrics.serve(commands.clone(), agent.delays.clone(), occupancy));
+    }
     tokio::spawn(server::serve(listener, commands, verdicts));
 
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -156,6 +169,9 @@ async fn serve(mut agent: Agent, mut asked: mpsc::Receiver<Command>, heart: Hear
                 Some(Command::Status { wait, answer }) => {
                     agent.pass().await;
                     waiting.push(Waiting { until: Instant::now() + wait.unwrap_or_default(), answer });
+                }
+                Some(Command::Snapshot { answer }) => {
+                    let _ = answer.send(agent.snapshot());
                 }
                 Some(Command::List { what, answer }) => {
                     // Who asked may have hung up.

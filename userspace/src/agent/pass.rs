@@ -1,7 +1,7 @@
 //! One pass: look at everything, decide, bring the kernel to it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -24,6 +24,7 @@ use crate::{
     dataplane::{self, Dataplane},
     enrolled::Mode,
     facts::{Facts, NetnsCookie},
+    metrics::Delays,
     names::{Names, Resolver},
     node::{self, Node, Role, View},
     problem::{Problem, Severity},
@@ -55,6 +56,9 @@ pub(super) struct Agent {
     names: Arc<Names>,
     pub(super) projection: Projection,
     pub(super) status: Status,
+    pub(super) delays: Delays,
+    /// When the source last had everything.
+    pub(super) confirmed: Option<Instant>,
 }
 
 impl Agent {
@@ -106,6 +110,8 @@ impl Agent {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 ..Status::default()
             },
+            delays: Delays::default(),
+            confirmed: None,
             settings,
         })
     }
@@ -124,15 +130,23 @@ impl Agent {
 
     /// Looks at everything and brings the kernel to it.
     pub(super) async fn pass(&mut self) {
+        let seen = Instant::now();
         let mut problems = Vec::new();
         let view = self.look_at_node(&mut problems).await;
         // New devices are covered before anything is known about them. Before the first rules the programs let everything
         // through, as if they were not there.
-        self.attach(view.as_ref(), &mut problems);
+        self.attach(view.as_ref(), seen, &mut problems);
         let loaded = self
             .directory
             .as_mut()
             .map_or_else(Loaded::nothing, Directory::load);
+        let flawed = loaded
+            .problems
+            .iter()
+            .any(|problem| problem.severity == Severity::Error);
+        if self.directory.is_some() && loaded.stores.is_complete() && !flawed {
+            self.confirmed = Some(seen);
+        }
         problems.extend(loaded.problems);
         self.stores = loaded.stores;
         self.resolver.want(wanted_names(&self.stores));
@@ -144,8 +158,10 @@ impl Agent {
         self.names = self.resolver.names();
         self.projection = self.with_input(project);
         problems.extend(self.projection.report.problems.iter().cloned());
-        let applied =
-            self.stores.is_complete() && view.as_ref().is_some_and(|view| self.load(view, &mut problems));
+        let applied = self.stores.is_complete()
+            && view
+                .as_ref()
+                .is_some_and(|view| self.load(view, seen, &mut problems));
         self.observe(&mut problems);
         self.tell_who(view.as_ref());
         self.update_status(view.as_ref(), applied, problems);
@@ -196,21 +212,35 @@ impl Agent {
         }
     }
 
-    fn attach(&mut self, view: Option<&View>, problems: &mut Vec<Problem>) {
+    fn attach(&mut self, view: Option<&View>, seen: Instant, problems: &mut Vec<Problem>) {
         let Some(view) = view else { return };
+        let newcomers = self.newcomers(view);
         let devices: Vec<dataplane::Device> = view.links.iter().map(device).collect();
         for error in self.dataplane.sync_devices(&devices) {
             problems.push(Problem::new(Severity::Error, error.to_string()));
         }
+        for _ in 0..newcomers {
+            self.delays.enforced(seen.elapsed());
+        }
+    }
+
+    /// How many pods' devices the last look did not see. Those that were there before the agent are none.
+    fn newcomers(&self, view: &View) -> usize {
+        if self.status.devices.is_empty() {
+            return 0;
+        }
+        let known: BTreeSet<u32> = self.status.devices.iter().map(|device| device.index).collect();
+        let pods = view.links.iter().filter(|link| link.role == Role::Pod);
+        pods.filter(|link| !known.contains(&link.index.0)).count()
     }
 
     /// Loads the rules, and has captured pods enrolled around that. `false` if the kernel still has others.
-    fn load(&mut self, view: &View, problems: &mut Vec<Problem>) -> bool {
+    fn load(&mut self, view: &View, seen: Instant, problems: &mut Vec<Problem>) -> bool {
         let pods = view.links.iter().filter(|link| link.role == Role::Pod);
         let devices = pods.map(|link| link.name.as_str());
         self.capturing
             .prepare(&self.projection.captured, devices, problems);
-        if !self.apply(problems) {
+        if !self.apply(seen, problems) {
             return false;
         }
         let captured = &self.projection.captured;
@@ -220,11 +250,12 @@ impl Agent {
     }
 
     /// Loads the rules. `false` if the kernel still has others.
-    fn apply(&mut self, problems: &mut Vec<Problem>) -> bool {
+    fn apply(&mut self, seen: Instant, problems: &mut Vec<Problem>) -> bool {
         let started = Instant::now();
         match self.dataplane.apply(&self.projection.desired) {
             Ok(None) => true,
             Ok(Some(applied)) => {
+                self.delays.implemented(seen.elapsed());
                 self.status.loaded_at = SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .ok()

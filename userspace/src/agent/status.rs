@@ -24,6 +24,17 @@ pub enum State {
     Degraded,
 }
 
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 5] = [
+        Self::Starting,
+        Self::Idle,
+        Self::Auditing,
+        Self::Enforcing,
+        Self::Degraded,
+    ];
+}
+
 impl std::fmt::Display for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -20,7 +20,9 @@ use tracing::{debug, warn};
 use super::{Enrolment, Explanation, Failure, Filter, Line, Question, Request, What, socket};
 use crate::{
     agent::{status::Status, verdicts::Verdicts},
+    dataplane,
     enrolled::Enrolled,
+    metrics::Snapshot,
 };
 
 /// A client that says nothing for so long is sent away.
@@ -37,6 +39,11 @@ pub enum Command {
         wait: Option<Duration>,
         /// Where the answer goes.
         answer: oneshot::Sender<Status>,
+    },
+    /// Tell how it is in numbers, without looking at anything again.
+    Snapshot {
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Snapshot, dataplane::Error>>,
     },
     /// List something.
     List {

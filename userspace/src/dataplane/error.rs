@@ -68,6 +68,16 @@ pub enum Error {
         /// How it should be.
         wanted: String,
     },
+    /// The entries of a map cannot be counted.
+    #[error(
+        "cannot count the entries of the map {name}: {source} (BPF_MAP_LOOKUP_BATCH came with Linux 5.6)"
+    )]
+    Count {
+        /// The map.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The object lacks something that this version wants.
     #[error(
         "the eBPF object has no {kind} {name}: it was built from other sources; run `cargo xtask build-ebpf`"

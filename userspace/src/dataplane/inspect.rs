@@ -1,5 +1,7 @@
 //! What the kernel says of what is ours.
 
+use std::time::Duration;
+
 use aya::programs::{TestRun as _, TestRunOptions};
 use bytemuck::Zeroable as _;
 use ebpf::{
@@ -35,6 +37,10 @@ pub struct ProgramInfo {
     pub id: u32,
     /// Instructions that the verifier looked at; Linux 5.16 and later.
     pub verified_instructions: Option<u32>,
+    /// How often it ran while the kernel counted that.
+    pub runs: u64,
+    /// How long that took.
+    pub run_time: Duration,
     /// The devices that it is attached to.
     pub devices: Vec<IfIndex>,
     /// Whether it is attached to the cgroup.
@@ -46,10 +52,18 @@ pub struct ProgramInfo {
 pub struct MapInfo {
     /// Its name.
     pub name: &'static str,
-    /// Entries in it, both banks together, where that is known without counting.
+    /// Entries in it, both banks together, where that is known without counting. `None`, too, for what is always full.
     pub entries: Option<usize>,
     /// How many it holds; octets for the ring of events.
     pub capacity: u32,
+}
+
+impl MapInfo {
+    /// How full it is, from 0 to 1, if the entries are known.
+    pub fn pressure(&self) -> Option<f64> {
+        let entries = u32::try_from(self.entries?).unwrap_or(u32::MAX);
+        Some(f64::from(entries) / f64::from(self.capacity.max(1)))
+    }
 }
 
 impl Dataplane {
@@ -57,6 +71,10 @@ impl Dataplane {
     pub fn counters(&self) -> Result<Counters, Error> {
         let mut counters = Counters::default();
         for index in 0..counter::COUNT {
+            // Most places stand for nothing, and each costs a system call.
+            if index < counter::LOST_EVENTS && counter::meaning(index).is_none() {
+                continue;
+            }
             let values = self
                 .reports
                 .counters
@@ -95,6 +113,8 @@ impl Dataplane {
                     name,
                     id: info.id(),
                     verified_instructions: info.verified_instruction_count(),
+                    runs: info.run_count(),
+                    run_time: info.run_time(),
                     devices: self.attached.devices_of(name),
                     cgroup: on_cgroup && self.cgroup_root.is_some(),
                 })
@@ -105,18 +125,27 @@ impl Dataplane {
     /// The maps, and how full those are whose content is known here.
     pub fn maps(&self) -> Vec<MapInfo> {
         let (mut endpoints, mut hosts, mut networks, mut rules) = (0, 0, 0, 0);
+        let (mut captures, mut owners, mut ranges, mut ports) = (0, 0, 0, 0);
         for held in self.banks.held() {
             let (single, others) = count_destinations(held);
             endpoints += held.endpoints.len();
             hosts += single;
             networks += others;
             rules += held.rules.len();
+            captures += held.captures.len();
+            owners += held.owners.len();
+            ranges += held.ranges.len();
+            ports += held.ports.len();
         }
         let entries = |name| match name {
             "ENDPOINTS" => Some(endpoints),
             "HOSTS" => Some(hosts),
             "NETWORKS" => Some(networks),
             "RULES" => Some(rules),
+            "CAPTURES" => Some(captures),
+            "OWNERS" => Some(owners),
+            "RANGES" => Some(ranges),
+            "PORTS" => Some(ports),
             _ => None,
         };
         PINNED

@@ -113,6 +113,23 @@ pub(super) const PINNED: [Layout; 21] = [
     Layout::of::<u32, Original>("ORIGINALS", MapType::SkStorage, 0, SPARSE),
 ];
 
+/// The maps whose entries the programs make. Those of the agent's it knows without counting; of the others there is always
+/// as much as there is room for, or as there are sockets.
+const FILLED_BY_PROGRAMS: [&str; 6] = [
+    "HALF_OPEN",
+    "ESTABLISHED",
+    "OURS",
+    "FRAGMENTS",
+    "HANDSHAKES",
+    "PROBES",
+];
+
+/// The maps whose entries have to be counted.
+pub(super) fn filled_by_programs() -> impl Iterator<Item = Layout> {
+    let is_one = |layout: &Layout| FILLED_BY_PROGRAMS.contains(&layout.name);
+    PINNED.into_iter().filter(is_one)
+}
+
 /// The name of the ring of events.
 pub(super) const EVENTS: &str = "EVENTS";
 

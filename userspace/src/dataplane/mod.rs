@@ -16,6 +16,7 @@ mod inspect;
 mod links;
 mod live;
 mod maps;
+mod occupancy;
 mod pins;
 mod programs;
 pub(crate) mod qdisc;
@@ -33,6 +34,7 @@ pub use error::Error;
 pub use events::Events;
 pub use inspect::{Counters, MapInfo, ProgramInfo};
 pub use live::Live;
+pub use occupancy::Occupancy;
 
 use self::{
     banks::Banks,
@@ -191,6 +193,11 @@ impl Dataplane {
     /// What the programs tell. To be called inside a tokio runtime, once.
     pub fn events(&self) -> Result<Events, Error> {
         Events::open(&self.pins)
+    }
+
+    /// Handles to count by, on a thread of its own, what the programs have filled maps with.
+    pub fn occupancy(&self) -> Result<Occupancy, Error> {
+        Occupancy::open(&self.pins)
     }
 
     /// How often a program had to be put back in its place.

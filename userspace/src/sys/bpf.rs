@@ -17,6 +17,7 @@ mod command {
     pub(super) const OBJ_GET: u32 = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: u32 = 15;
     pub(super) const PROG_QUERY: u32 = 16;
+    pub(super) const MAP_LOOKUP_BATCH: u32 = 24;
     pub(super) const LINK_CREATE: u32 = 28;
     pub(super) const LINK_UPDATE: u32 = 29;
     pub(super) const LINK_DETACH: u32 = 34;
@@ -211,6 +212,39 @@ pub(crate) fn program_number(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info.id)
 }
 
+/// Counts the entries of a hash map, whose keys and values have these sizes. What comes and goes meanwhile may or may not
+/// be counted.
+pub(crate) fn count_entries(map: BorrowedFd<'_>, key: usize, value: usize) -> io::Result<usize> {
+    /// Entries that are copied at once; more than there are in the fullest bucket of any map.
+    const AT_ONCE: usize = 4096;
+    let mut keys = vec![0u8; AT_ONCE * key];
+    let mut values = vec![0u8; AT_ONCE * value];
+    // The kernel's own note of where it is, before and after: the number of a bucket.
+    let mut notes = [0u32; 2];
+    let mut attr = Batch {
+        to: (&raw mut notes[1]).expose_provenance() as u64,
+        keys: keys.as_mut_ptr().expose_provenance() as u64,
+        values: values.as_mut_ptr().expose_provenance() as u64,
+        map: number_of(map),
+        ..Batch::default()
+    };
+    let mut entries = 0;
+    loop {
+        attr.count = length_of(AT_ONCE);
+        let more = match call(command::MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+            Err(error) => return Err(error),
+        };
+        entries += attr.count as usize;
+        if !more {
+            return Ok(entries);
+        }
+        notes[0] = notes[1];
+        attr.from = (&raw mut notes[0]).expose_provenance() as u64;
+    }
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct LinkCreate {
@@ -288,6 +322,19 @@ struct Query {
     revision: u64,
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
 /// One member of `union bpf_attr`.
 ///
 /// # Safety
@@ -311,6 +358,10 @@ unsafe impl Attr for InfoByFd {}
 // SAFETY: the layout of `query`; the only maker is `programs_on_device`, with an array that it holds and whose length
 // it gives; an address of zero means that the list is not wanted.
 unsafe impl Attr for Query {}
+
+// SAFETY: the layout of `batch`; the only maker is `count_entries`, with a cursor and arrays that it holds and that are as
+// large as the count of entries wants them; an address of zero means the beginning.
+unsafe impl Attr for Batch {}
 
 fn call<A: Attr>(command: u32, attr: &mut A) -> io::Result<i64> {
     // SAFETY: `attr` is a member of the union that the kernel reads and is as long as is said; `Attr` vouches for the
@@ -357,6 +408,7 @@ mod tests {
         assert_eq!(size_of::<Object>(), 16);
         assert_eq!(size_of::<InfoByFd>(), 16);
         assert_eq!(size_of::<Query>(), 64);
+        assert_eq!(size_of::<Batch>(), 56);
         assert_eq!(std::mem::offset_of!(RawLinkInfo, target), 16);
     }
 }

@@ -29,6 +29,9 @@ pub enum CaptureMode {
 }
 
 impl CaptureMode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::InPod, Self::Sidecar, Self::Node];
+
     /// Of a mode as the programs have it; what captures nothing is none.
     pub const fn of(mode: Mode) -> Option<Self> {
         match mode {

@@ -1,0 +1,54 @@
+//! The agent in numbers, for its metrics.
+
+use std::{collections::BTreeMap, fs};
+
+use super::pass::Agent;
+use crate::{
+    dataplane,
+    metrics::{ProgramRuns, Snapshot},
+};
+
+impl Agent {
+    /// How the agent is, as of the last pass, with the kernel's counters as they are now.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, dataplane::Error> {
+        let status = &self.status;
+        let known = self.projection.report.endpoints.len();
+        let captured = self.projection.captured.values().map(|captured| captured.mode);
+        let programs = self.dataplane.programs()?;
+        Ok(Snapshot {
+            state: status.state,
+            ready: status.ready,
+            state_age: self.confirmed.map(|confirmed| confirmed.elapsed()),
+            generation: self.dataplane.generation().0,
+            enforced: status.endpoints,
+            pending: known - status.endpoints,
+            captured: count(captured),
+            policies: status.policies.len(),
+            destinations: status.destinations,
+            rules: status.rules,
+            problems: count(status.problems.iter().map(|problem| problem.severity)),
+            counters: self.dataplane.counters()?,
+            repairs: self.dataplane.repairs() + self.capturing.repairs(),
+            maps: self.dataplane.maps(),
+            programs: programs
+                .iter()
+                .map(|program| ProgramRuns {
+                    name: program.name,
+                    runs: program.runs,
+                    time: program.run_time,
+                })
+                .collect(),
+            counts_runs: fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+                .is_ok_and(|value| value.trim() == "1"),
+        })
+    }
+}
+
+/// How many there are of each.
+fn count<T: Ord>(things: impl Iterator<Item = T>) -> BTreeMap<T, usize> {
+    let mut counts = BTreeMap::new();
+    for thing in things {
+        *counts.entry(thing).or_default() += 1;
+    }
+    counts
+}
