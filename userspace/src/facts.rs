@@ -70,7 +70,12 @@ pub enum PodNetwork {
         inside: Inside,
     },
     /// The node's network namespace: told by its cgroup.
-    Host(Cgroup),
+    Host {
+        /// Which.
+        cgroup: Cgroup,
+        /// Where it is.
+        path: PathBuf,
+    },
 }
 
 /// What is inside a network namespace.
@@ -114,6 +119,8 @@ pub struct Facts {
     pub enrolled: BTreeMap<PathBuf, Result<PodNetwork, String>>,
     /// The cgroups that settings, enrolments and annotations name, or why one is none.
     pub cgroups: BTreeMap<PathBuf, Result<Cgroup, String>>,
+    /// The cgroups of sidecars that were found by their containers, or why one was not; they are among `cgroups`.
+    pub sidecars: BTreeMap<PodName, Result<PathBuf, String>>,
     /// The node's own network namespace.
     pub netns: Option<NetnsCookie>,
 }

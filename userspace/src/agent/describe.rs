@@ -142,7 +142,7 @@ fn identities(facts: &Facts) -> BTreeMap<Identity, PodName> {
                         .map(|device| (Identity::Device(device.index.0), pod.clone())),
                 );
             }
-            Ok(PodNetwork::Host(cgroup)) => {
+            Ok(PodNetwork::Host { cgroup, .. }) => {
                 identities.insert(Identity::Cgroup(cgroup.id), pod.clone());
             }
             Err(_) => {}

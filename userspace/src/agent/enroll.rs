@@ -62,7 +62,7 @@ impl Agent {
                 "the agent does not know on which port the node's proxy listens; start it with --node-proxy PORT"
             ),
         };
-        let found = node::listener_cgroup(netns, port)?;
+        let found = node::listener_cgroup(&self.settings.proc_root, netns, port)?;
         let place = netns.map_or("the node".into(), |netns| netns.display().to_string());
         let path = found.with_context(|| {
             format!(
@@ -77,7 +77,7 @@ impl Agent {
     fn enrolled_now(&self, netns: &Path) -> anyhow::Result<()> {
         let cookie = match self.facts.enrolled.get(netns) {
             Some(Ok(PodNetwork::Own { netns, .. })) => *netns,
-            Some(Ok(PodNetwork::Host(_))) => bail!("it is the node's own network namespace"),
+            Some(Ok(PodNetwork::Host { .. })) => bail!("it is the node's own network namespace"),
             Some(Err(reason)) => bail!("{reason}"),
             None => bail!("the node could not be looked at; see `sluice status`"),
         };

@@ -101,7 +101,7 @@ impl Agent {
                 let device = devices.first().with_context(|| format!("{pod} has no device"))?;
                 Ok(Identity::Device(device.index.0))
             }
-            Some(Ok(PodNetwork::Host(cgroup))) => Ok(Identity::Cgroup(cgroup.id)),
+            Some(Ok(PodNetwork::Host { cgroup, .. })) => Ok(Identity::Cgroup(cgroup.id)),
             Some(Err(pending)) => bail!("{pod}: {pending}"),
             None if self.stores.pods.contains_key(pod) => {
                 bail!("{pod} does not run on node {}", self.node_name())

@@ -1,10 +1,13 @@
 //! Finding on the node what the objects and the enrolments name.
 
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
 use super::pass::Agent;
 use crate::{
     enrolled::Enrolled,
-    facts::{Depth, Facts, PodNetwork},
-    node::{self, View},
+    facts::{Cgroup, Depth, Facts, PodName, PodNetwork},
+    node::{self, PodUid, View, Wanted},
+    objects::{Pod, Stored},
     project,
 };
 
@@ -16,30 +19,43 @@ impl Agent {
             netns: node::cookie().ok(),
             ..Facts::default()
         };
-        let (settings, enrolled) = (&self.capture, self.enrolments.all());
+        self.find_cgroups(&mut facts);
         let pods = self.stores.pods.values();
-        let of_pods = pods.filter_map(|pod| pod.proxy_cgroup.as_ref());
-        let of_enrolled = enrolled.iter().flat_map(|enrolled| &enrolled.proxy_cgroups);
-        for path in settings.cgroups().chain(of_pods).chain(of_enrolled) {
-            let found = node::cgroup(path).map_err(|error| error.to_string());
-            facts.cgroups.insert(path.clone(), found);
+        let local = pods.filter(|pod| pod.is_local(&self.settings.node) && !pod.finished);
+        let local: Vec<_> = local.cloned().collect();
+        let mut wanted: BTreeMap<PodUid, (PodName, Wanted)> = BTreeMap::new();
+        let mut named: BTreeMap<&PodUid, usize> = BTreeMap::new();
+        for uid in local.iter().filter_map(|pod| pod.kubelet_uid.as_ref()) {
+            *named.entry(uid).or_default() += 1;
         }
-        let pods = self.stores.pods.values();
-        for pod in pods.filter(|pod| pod.is_local(&self.settings.node) && !pod.finished) {
-            let found = match (&pod.netns, &pod.cgroup) {
-                (_, Some(path)) if pod.host_network => node::cgroup(path).map(PodNetwork::Host),
-                (Some(path), _) if !pod.host_network => {
-                    let namespace = self.stores.namespaces.get(&pod.name.namespace);
-                    let labels = namespace.map(|namespace| &namespace.labels);
-                    let depth = project::depth(pod, labels, enrolled, settings);
-                    self.node.pod(path, view, depth).await
+        for pod in &local {
+            let depth = self.depth(pod);
+            let found = match Place::of(pod) {
+                Place::Host(uid) | Place::Unknown(uid) if named.get(uid).is_some_and(|pods| *pods > 1) => {
+                    let reason = format!("several pods say that they are the kubelet's pod {uid}");
+                    facts.pods.insert(pod.name.clone(), Err(reason));
+                    continue;
                 }
-                (Some(_) | None, _) => continue,
+                Place::Cgroup(path) => node::cgroup(path).map(|cgroup| host((path.clone(), cgroup))),
+                Place::Host(uid) => self.finder.host(uid).map(host),
+                Place::Netns(path) => self.node.pod(path, view, depth).await,
+                Place::Unknown(uid) if !self.is_enrolled(pod) => {
+                    let pod = (pod.name.clone(), self.wanted(pod, uid, depth));
+                    wanted.insert(uid.clone(), pod);
+                    continue;
+                }
+                Place::Unknown(_) | Place::Nowhere => continue,
             };
             let found = found.map_err(|error| error.to_string());
             facts.pods.insert(pod.name.clone(), found);
         }
-        for Enrolled { netns: path, .. } in enrolled {
+        let sought: Vec<_> = wanted.values().map(|(_, pod)| pod.clone()).collect();
+        for (uid, found) in self.finder.find(&sought, &mut self.node, view).await {
+            if let Some((name, _)) = wanted.remove(&uid) {
+                facts.pods.insert(name, found);
+            }
+        }
+        for Enrolled { netns: path, .. } in self.enrolments.all() {
             // A path may lead to another namespace than the last time.
             self.node.forget(path);
             let found = self.node.pod(path, view, Depth::Routes).await;
@@ -48,4 +64,86 @@ impl Agent {
         }
         facts
     }
+
+    /// Finds the cgroups of proxies: those that somebody names, and those of sidecars.
+    fn find_cgroups(&self, facts: &mut Facts) {
+        let pods = || self.stores.pods.values();
+        let of_pods = pods().filter_map(|pod| pod.proxy_cgroup.as_ref());
+        let enrolled = self.enrolments.all().iter();
+        let of_enrolled = enrolled.flat_map(|enrolled| &enrolled.proxy_cgroups);
+        for path in self.capture.cgroups().chain(of_pods).chain(of_enrolled) {
+            let found = node::cgroup(path).map_err(|error| error.to_string());
+            facts.cgroups.insert(path.clone(), found);
+        }
+        let local = pods().filter(|pod| pod.is_local(&self.settings.node) && !pod.finished);
+        for pod in local.filter(|_| self.capture.sidecar) {
+            let (Some(uid), None, Some(_)) = (&pod.kubelet_uid, &pod.proxy_cgroup, &pod.mesh.sidecar) else {
+                continue;
+            };
+            let found = match &pod.sidecar_container {
+                Some(container) => self
+                    .finder
+                    .container(uid, container)
+                    .map_err(|error| error.to_string()),
+                None => Err("its container has not been started yet".to_owned()),
+            };
+            let found = found.map(|(path, cgroup)| {
+                facts.cgroups.insert(path.clone(), Ok(cgroup));
+                path
+            });
+            facts.sidecars.insert(pod.name.clone(), found);
+        }
+    }
+
+    fn wanted(&self, pod: &Pod, uid: &PodUid, depth: Depth) -> Wanted {
+        Wanted {
+            uid: uid.clone(),
+            addresses: pod.addresses.clone(),
+            announced: None,
+            depth,
+        }
+    }
+
+    /// How much of the inside of its network namespace is asked for.
+    fn depth(&self, pod: &Pod) -> Depth {
+        let namespace = self.stores.namespaces.get(&pod.name.namespace);
+        let labels = namespace.map(|namespace| &namespace.labels);
+        project::depth(pod, labels, self.enrolments.all(), &self.capture)
+    }
+
+    /// Whether somebody has enrolled a namespace as this pod.
+    fn is_enrolled(&self, pod: &Stored<Pod>) -> bool {
+        let mut enrolled = self.enrolments.all().iter();
+        enrolled.any(|how| how.name.as_ref() == Some(&pod.name))
+    }
+}
+
+/// What is known of where a pod is.
+enum Place<'a> {
+    /// Its cgroup.
+    Cgroup(&'a PathBuf),
+    /// It is in the node's network namespace.
+    Host(&'a PodUid),
+    /// Its network namespace.
+    Netns(&'a PathBuf),
+    /// It has a network namespace of its own.
+    Unknown(&'a PodUid),
+    /// Nothing.
+    Nowhere,
+}
+
+impl<'a> Place<'a> {
+    fn of(pod: &'a Arc<Stored<Pod>>) -> Self {
+        match (pod.host_network, &pod.cgroup, &pod.netns, &pod.kubelet_uid) {
+            (true, Some(path), _, _) => Self::Cgroup(path),
+            (true, None, _, Some(uid)) => Self::Host(uid),
+            (false, _, Some(path), _) => Self::Netns(path),
+            (false, _, None, Some(uid)) => Self::Unknown(uid),
+            (_, _, _, None) => Self::Nowhere,
+        }
+    }
+}
+
+fn host((path, cgroup): (PathBuf, Cgroup)) -> PodNetwork {
+    PodNetwork::Host { cgroup, path }
 }

@@ -21,7 +21,7 @@ pub mod verdicts;
 use std::{
     fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -63,10 +63,14 @@ pub struct Settings {
         value_name = "DIR"
     )]
     pub bpffs: PathBuf,
-    /// The cgroup (v2) below which calls are refused early. Unless it is given: the root, if the agent runs in the network
+    /// The cgroup (v2) below which calls are refused early, and pods are found. Unless it is given: the root, if the agent runs in the network
     /// namespace of process 1, none otherwise.
     #[arg(long, env = "SLUICE_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// The node's processes, by which pods are found that do not say where they are: its /proc, mounted somewhere if the
+    /// agent is in a PID namespace of its own.
+    #[arg(long, env = "SLUICE_PROC_ROOT", default_value = "/proc", value_name = "DIR")]
+    pub proc_root: PathBuf,
     /// A device that leaves the node though it looks like a pod's (a veth); several with commas between.
     #[arg(
         long = "uplink",
@@ -99,9 +103,9 @@ pub struct Settings {
 
 /// The cgroup to hook calls at, if none is named: only a whole node's root, never the root around a node that is but a
 /// network namespace.
-fn default_cgroup_root() -> Option<PathBuf> {
+fn default_cgroup_root(proc: &Path) -> Option<PathBuf> {
     let own = fs::metadata("/proc/self/ns/net").ok()?;
-    let first = fs::metadata("/proc/1/ns/net").ok()?;
+    let first = fs::metadata(proc.join("1/ns/net")).ok()?;
     let same = {
         use std::os::unix::fs::MetadataExt as _;
         (own.dev(), own.ino()) == (first.dev(), first.ino())
@@ -113,10 +117,10 @@ fn default_cgroup_root() -> Option<PathBuf> {
 pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()> {
     let _lock = lock::acquire(&run_dir, &settings.node)?;
     if settings.cgroup_root.is_none() {
-        settings.cgroup_root = default_cgroup_root();
+        settings.cgroup_root = default_cgroup_root(&settings.proc_root);
     }
     if settings.capture.kubelet_cgroup.is_none() {
-        settings.capture.kubelet_cgroup = node::kubelet_cgroup();
+        settings.capture.kubelet_cgroup = node::kubelet_cgroup(&settings.proc_root);
     }
     let listener = server::bind(&run_dir)?;
     let (heart, probes) = health::heart();

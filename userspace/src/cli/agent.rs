@@ -3,10 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use super::Common;
-use crate::agent::{self, Settings};
+use crate::{
+    agent::{self, Settings},
+    node,
+};
 
 /// Run on a node: watch the state, keep the kernel's rules, answer questions.
 ///
@@ -40,6 +44,13 @@ impl Agent {
             log.json().init();
         } else {
             log.init();
+        }
+        // Before there are other threads.
+        if let Err(error) = node::enter_cgroup_namespace(&self.settings.proc_root) {
+            warn!(
+                "cannot enter the cgroup namespace of process 1 in {} ({error}): pods may not be found",
+                self.settings.proc_root.display()
+            );
         }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

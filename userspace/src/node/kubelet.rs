@@ -12,14 +12,14 @@ const NAMES: [&str; 3] = ["kubelet", "kubelite", "k3s"];
 /// A process may call itself what it likes, but one in a container has others of these than process 1.
 const NAMESPACES: [&str; 3] = ["mnt", "pid", "net"];
 
-/// The cgroup of this node's kubelet. `None` if there is none to be seen from here, or in the root alone, where everybody
+/// The cgroup of this node's kubelet. `None` if there is none to be seen in `proc`, or in the root alone, where everybody
 /// may be.
-pub fn kubelet_cgroup() -> Option<PathBuf> {
+pub fn kubelet_cgroup(proc: &Path) -> Option<PathBuf> {
     let root = cgroup_mount()?;
-    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let processes = fs::read_dir(proc).ok()?.flatten();
     let mut kubelets = processes.filter(|process| {
         let name = fs::read_to_string(process.path().join("comm"));
-        name.is_ok_and(|name| NAMES.contains(&name.trim_end())) && is_of_the_node(&process.path())
+        name.is_ok_and(|name| NAMES.contains(&name.trim_end())) && is_of_the_node(proc, &process.path())
     });
     kubelets.find_map(|process| {
         let text = fs::read_to_string(process.path().join("cgroup")).ok()?;
@@ -30,9 +30,9 @@ pub fn kubelet_cgroup() -> Option<PathBuf> {
 }
 
 /// Whether a process is in no container.
-fn is_of_the_node(process: &Path) -> bool {
+fn is_of_the_node(proc: &Path, process: &Path) -> bool {
     NAMESPACES.iter().all(|kind| {
         let namespace = |process: &Path| fs::read_link(process.join("ns").join(kind)).ok();
-        namespace(process).is_some_and(|own| namespace(Path::new("/proc/1")) == Some(own))
+        namespace(process).is_some_and(|own| namespace(&proc.join("1")) == Some(own))
     })
 }

@@ -11,16 +11,16 @@ use super::{Error, cgroup_mount, netns};
 /// `TCP_LISTEN` (`include/net/tcp_states.h`), as `/proc/net/tcp` prints it.
 const LISTENING: &str = "0A";
 
-/// The cgroup of the process that listens on `port` in the network namespace at `path`, or in the caller's own. `None` if
+/// The cgroup of the process, seen in `proc`, that listens on `port` in the network namespace at `path`, or in the caller's own. `None` if
 /// nobody does, or somebody that cannot be seen from here.
-pub fn listener_cgroup(path: Option<&Path>, port: u16) -> Result<Option<PathBuf>, Error> {
+pub fn listener_cgroup(proc: &Path, path: Option<&Path>, port: u16) -> Result<Option<PathBuf>, Error> {
     let sockets = match path {
         None => listeners(port),
         Some(path) => netns::enter(path, || listeners(port))?,
     };
     let fail = |source| Error::Listeners { port, source };
     let sockets = sockets.map_err(fail)?;
-    let owner = owner(&sockets).map_err(fail)?;
+    let owner = owner(proc, &sockets).map_err(fail)?;
     Ok(owner.as_deref().and_then(cgroup_of))
 }
 
@@ -47,7 +47,7 @@ fn listening(line: &str, port: u16) -> Option<String> {
 }
 
 /// The first process that has one of these sockets open.
-fn owner(sockets: &BTreeSet<String>) -> io::Result<Option<PathBuf>> {
+fn owner(proc: &Path, sockets: &BTreeSet<String>) -> io::Result<Option<PathBuf>> {
     if sockets.is_empty() {
         return Ok(None);
     }
@@ -55,7 +55,7 @@ fn owner(sockets: &BTreeSet<String>) -> io::Result<Option<PathBuf>> {
         .iter()
         .map(|number| PathBuf::from(format!("socket:[{number}]")))
         .collect();
-    for process in fs::read_dir("/proc")?.flatten() {
+    for process in fs::read_dir(proc)?.flatten() {
         if !process
             .file_name()
             .as_encoded_bytes()
@@ -97,7 +97,9 @@ mod tests {
         let port = listener.local_addr().expect("its address").port();
         let sockets = listeners(port).expect("the table of sockets");
         assert_eq!(sockets.len(), 1);
-        let process = owner(&sockets).expect("the processes").expect("this one");
+        let process = owner(Path::new("/proc"), &sockets)
+            .expect("the processes")
+            .expect("this one");
         assert_eq!(process, Path::new(&format!("/proc/{}", std::process::id())));
         drop(listener);
         assert!(listeners(port).expect("the table of sockets").is_empty());

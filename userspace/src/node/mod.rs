@@ -2,17 +2,22 @@
 //!
 //! The network namespace that the agent runs in is the node.
 
+mod cgroups;
+mod finder;
 mod inside;
 mod kubelet;
+mod kubepods;
 mod links;
 mod listener;
 mod netns;
+mod pace;
+mod processes;
+mod unfound;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
+    io,
     net::IpAddr,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -25,12 +30,15 @@ use rtnetlink::{Handle, MulticastGroup};
 
 use self::netns::Namespace;
 pub use self::{
+    cgroups::{cgroup, cgroup_mount, enter_cgroup_namespace},
+    finder::{Finder, Wanted},
     kubelet::kubelet_cgroup,
+    kubepods::{ContainerId, PodUid},
     links::{Link, Role},
     listener::listener_cgroup,
 };
 use crate::{
-    facts::{Cgroup, Depth, NetnsCookie, PodDevice, PodNetwork},
+    facts::{Depth, NetnsCookie, PodDevice, PodNetwork},
     sys,
 };
 
@@ -90,8 +98,33 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The pod has no cgroup.
+    #[error("there is no cgroup of pod {pod} below {mount}: has the kubelet made it?")]
+    NoPodCgroup {
+        /// The pod.
+        pod: PodUid,
+        /// Where cgroups of the second version are mounted.
+        mount: PathBuf,
+    },
+    /// No pod has one.
+    #[error(
+        "there are no cgroups of pods (kubepods) below {mount}: if this node has them in cgroups of the first version, \
+         pods in its network namespace cannot be told apart"
+    )]
+    NoPods {
+        /// Where cgroups of the second version are mounted.
+        mount: PathBuf,
+    },
+    /// The container has no cgroup.
+    #[error("there is no cgroup of container {container} below {pod}: does it run?")]
+    NoContainerCgroup {
+        /// The container.
+        container: ContainerId,
+        /// Its pod's cgroup.
+        pod: PathBuf,
+    },
     /// There is no second version of cgroups.
-    #[error("cgroup2 is not mounted: pods in the node's network namespace cannot be told apart")]
+    #[error("cgroup2 is not mounted as a whole: pods in the node's network namespace cannot be told apart")]
     NoCgroups,
 }
 
@@ -198,36 +231,4 @@ impl Node {
 /// The network namespace of the calling thread: the node.
 pub fn cookie() -> io::Result<NetnsCookie> {
     sys::cookie()
-}
-
-/// Where the second version of cgroups is mounted.
-pub fn cgroup_mount() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (place, kind) = (fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(place))
-    })
-}
-
-/// Identifies a cgroup by its path.
-pub fn cgroup(path: &Path) -> Result<Cgroup, Error> {
-    let root = cgroup_mount().ok_or(Error::NoCgroups)?;
-    let fail = |reason: String| Error::Cgroup {
-        path: path.to_owned(),
-        root: root.clone(),
-        reason,
-    };
-    let below = path
-        .strip_prefix(&root)
-        .map_err(|_| fail("it lies elsewhere".to_owned()))?;
-    let level = below.components().count();
-    if level == 0 {
-        return Err(fail("it is the root".to_owned()));
-    }
-    let id = fs::metadata(path).map_err(|error| fail(error.to_string()))?.ino();
-    Ok(Cgroup {
-        id,
-        level: u32::try_from(level).map_err(|error| fail(error.to_string()))?,
-    })
 }

@@ -8,8 +8,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Invalid, Labels, Mesh, ObjectName, parse_ip, parse_net};
-use crate::facts::PodName;
+use super::{Invalid, Labels, Mesh, ObjectName, mesh::SIDECAR, parse_ip, parse_net};
+use crate::{
+    facts::PodName,
+    node::{ContainerId, PodUid},
+};
 
 /// Annotation of a Pod: path of its network namespace, where no container runtime can be asked for it.
 pub const NETNS_ANNOTATION: &str = "sluice.dev/netns";
@@ -17,6 +20,8 @@ pub const NETNS_ANNOTATION: &str = "sluice.dev/netns";
 pub const CGROUP_ANNOTATION: &str = "sluice.dev/cgroup";
 /// Annotation of a Pod: path of the cgroup of the proxy that captures it, as that of its sidecar's container.
 pub const PROXY_CGROUP_ANNOTATION: &str = "sluice.dev/proxy-cgroup";
+/// Annotation of the mirror of a static pod.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const DEFAULT_NAMESPACE: &str = "default";
@@ -65,6 +70,10 @@ pub struct Pod {
     pub cgroup: Option<PathBuf>,
     /// Where the cgroup of its proxy is ([`PROXY_CGROUP_ANNOTATION`]).
     pub proxy_cgroup: Option<PathBuf>,
+    /// What the kubelet calls it, and its cgroup; a manifest has none.
+    pub kubelet_uid: Option<PodUid>,
+    /// The container of its sidecar, once that was started.
+    pub sidecar_container: Option<ContainerId>,
     /// The name of its service account.
     pub service_account: String,
     /// What of it is the mesh's.
@@ -149,7 +158,9 @@ impl TryFrom<api::Pod> for Pod {
         let ObjectName { namespace, name } = object_name(&pod.metadata)?;
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
+        let kubelet_uid = kubelet_uid(&pod.metadata);
         let mut annotations = pod.metadata.annotations.unwrap_or_default();
+        let sidecar_container = sidecar_container(&status);
         let mut addresses = Vec::new();
         for (index, address) in status.pod_ips.unwrap_or_default().into_iter().enumerate() {
             addresses.push(ip(format!("status.podIPs[{index}].ip"), &address.ip)?);
@@ -170,6 +181,8 @@ impl TryFrom<api::Pod> for Pod {
             netns: annotations.remove(NETNS_ANNOTATION).map(PathBuf::from),
             cgroup: annotations.remove(CGROUP_ANNOTATION).map(PathBuf::from),
             proxy_cgroup: annotations.remove(PROXY_CGROUP_ANNOTATION).map(PathBuf::from),
+            kubelet_uid,
+            sidecar_container,
             mesh: Mesh::new(annotations, &spec),
             service_account: spec
                 .service_account_name
@@ -178,6 +191,23 @@ impl TryFrom<api::Pod> for Pod {
             uid: pod.metadata.uid,
         })
     }
+}
+
+/// The kubelet knows a static pod by the hash of its manifest; what the cluster has is a mirror of it, which belongs to the
+/// Node. Who writes such a mirror himself gets no pod by it: two pods with one cgroup are both refused.
+fn kubelet_uid(metadata: &ObjectMeta) -> Option<PodUid> {
+    let mut owners = metadata.owner_references.iter().flatten();
+    let is_mirror = owners.any(|owner| owner.kind == "Node");
+    let annotations = metadata.annotations.as_ref().filter(|_| is_mirror);
+    let hash = annotations.and_then(|annotations| annotations.get(MIRROR_ANNOTATION));
+    PodUid::new(hash.or(metadata.uid.as_ref())?)
+}
+
+fn sidecar_container(status: &api::PodStatus) -> Option<ContainerId> {
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let mut statuses = lists.into_iter().flatten().flatten();
+    let sidecar = statuses.find(|status| status.name == SIDECAR)?;
+    ContainerId::of_status(sidecar.container_id.as_deref()?)
 }
 
 impl TryFrom<api::Service> for Service {

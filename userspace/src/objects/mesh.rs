@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as api;
 
 /// Name of the container that Istio injects.
-const SIDECAR: &str = "istio-proxy";
+pub(super) const SIDECAR: &str = "istio-proxy";
 /// Name of the container that redirects with iptables before the others start.
 const INIT: &str = "istio-init";
 /// Variables of the sidecar that say how it is captured.

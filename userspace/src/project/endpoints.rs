@@ -84,7 +84,11 @@ impl<'a> Endpoints<'a> {
             for (identity, endpoint) in local.identities() {
                 desired.endpoints.insert(identity, hold(endpoint, held));
             }
-            if let Some(PodNetwork::Host(Cgroup { id: _, level })) = local.network {
+            if let Some(PodNetwork::Host {
+                cgroup: Cgroup { id: _, level },
+                ..
+            }) = local.network
+            {
                 desired.cgroup_levels |= 1 << level;
             }
         }
@@ -144,7 +148,10 @@ impl<'a> Local<'a> {
         };
         match self.network {
             None => Vec::new(),
-            Some(PodNetwork::Host(Cgroup { id, level: _ })) => {
+            Some(PodNetwork::Host {
+                cgroup: Cgroup { id, level: _ },
+                ..
+            }) => {
                 vec![(Identity::Cgroup(*id), Endpoint::new(0, [0; 6], None, None))]
             }
             Some(PodNetwork::Own { netns, devices, .. }) => {
@@ -177,11 +184,14 @@ fn unusable(network: &PodNetwork, pod: &Pod) -> Option<String> {
                 None
             }
         }
-        PodNetwork::Host(Cgroup { id: _, level }) if *level >= CGROUP_LEVELS => Some(format!(
+        PodNetwork::Host {
+            cgroup: Cgroup { id: _, level },
+            ..
+        } if *level >= CGROUP_LEVELS => Some(format!(
             "its cgroup is {level} levels deep; {} can be told apart",
             CGROUP_LEVELS - 1
         )),
-        PodNetwork::Host(_) => None,
+        PodNetwork::Host { .. } => None,
     }
 }
 

@@ -69,7 +69,7 @@ impl<'a> Place<'a> {
                 path,
                 inside,
             }),
-            PodNetwork::Host(_) => None,
+            PodNetwork::Host { .. } => None,
         }
     }
 }

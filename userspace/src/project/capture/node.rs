@@ -125,11 +125,10 @@ pub(super) fn hold(input: &Input<'_>, endpoints: &Endpoints<'_>, desired: &mut D
 fn host_pod(input: &Input<'_>, endpoints: &Endpoints<'_>) -> Option<(Cgroup, bool)> {
     let path = input.capture.node_proxy_cgroup.as_ref()?;
     endpoints.pods.iter().find_map(|local| match local.network {
-        Some(PodNetwork::Host(cgroup)) if local.pending.is_none() => {
-            let around = local.pod.cgroup.as_ref().is_some_and(|pod| path.starts_with(pod));
-            around.then_some((*cgroup, local.held.is_some()))
-        }
-        Some(PodNetwork::Host(_) | PodNetwork::Own { .. }) | None => None,
+        Some(PodNetwork::Host { cgroup, path: around }) if local.pending.is_none() => path
+            .starts_with(around)
+            .then_some((*cgroup, local.held.is_some())),
+        Some(PodNetwork::Host { .. } | PodNetwork::Own { .. }) | None => None,
     })
 }
 

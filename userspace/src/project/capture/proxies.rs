@@ -22,8 +22,8 @@ pub(super) fn of(input: &Input<'_>, chosen: &Chosen<'_>, problems: &mut Vec<Prob
     let mut found: Vec<Proxy> = Vec::new();
     let enrolled = chosen.enrolled.map_or(&[][..], |how| &how.proxy_cgroups);
     // The node proxy is the operator's, and no pod's.
-    let annotated = chosen.pod.filter(|_| chosen.mode != CaptureMode::Node);
-    let annotated = annotated.and_then(|pod| pod.proxy_cgroup.as_ref());
+    let own = chosen.pod.filter(|_| chosen.mode != CaptureMode::Node);
+    let annotated = own.and_then(|pod| pod.proxy_cgroup.as_ref());
     let mut paths: Vec<_> = enrolled.iter().chain(annotated).collect();
     let settings = input.capture;
     match chosen.mode {
@@ -34,15 +34,17 @@ pub(super) fn of(input: &Input<'_>, chosen: &Chosen<'_>, problems: &mut Vec<Prob
         }
         CaptureMode::Node if enrolled.is_empty() => paths.extend(&settings.node_proxy_cgroup),
         CaptureMode::InPod | CaptureMode::Node => {}
-        CaptureMode::Sidecar => {
-            if annotated.is_none() {
-                let message = format!(
-                    "the cgroup of its sidecar is not known, so what the sidecar itself calls is captured and refused; \
-                     name it with the annotation {PROXY_CGROUP_ANNOTATION}"
-                );
-                problems.push(about(chosen, Severity::Error, message));
+        CaptureMode::Sidecar if annotated.is_none() => {
+            match own.and_then(|pod| input.facts.sidecars.get(&pod.name)) {
+                Some(Ok(path)) => paths.push(path),
+                Some(Err(reason)) => problems.push(about(chosen, Severity::Error, unknown_sidecar(reason))),
+                None => {
+                    let hint = format!("name it with the annotation {PROXY_CGROUP_ANNOTATION}");
+                    problems.push(about(chosen, Severity::Error, unknown_sidecar(&hint)));
+                }
             }
         }
+        CaptureMode::Sidecar => {}
     }
     for path in paths {
         match find(input, path) {
@@ -67,6 +69,12 @@ pub(super) fn of(input: &Input<'_>, chosen: &Chosen<'_>, problems: &mut Vec<Prob
         found.truncate(PROXIES);
     }
     found
+}
+
+fn unknown_sidecar(more: &str) -> String {
+    format!(
+        "the cgroup of its sidecar is not known, so what the sidecar itself calls is captured and refused; {more}"
+    )
 }
 
 /// The first of each stays, so that the newest ztunnel is the first.

@@ -157,11 +157,11 @@ fn endpoint_report(endpoints: &Endpoints<'_>, captures: &Captures, local: &Local
         addresses: pod.addresses.clone(),
         devices: match network {
             Some(PodNetwork::Own { devices, .. }) => devices.clone(),
-            Some(PodNetwork::Host(_)) | None => Vec::new(),
+            Some(PodNetwork::Host { .. }) | None => Vec::new(),
         },
         host_network: match network {
             Some(PodNetwork::Own { .. }) => false,
-            Some(PodNetwork::Host(_)) => true,
+            Some(PodNetwork::Host { .. }) => true,
             None => pod.host_network,
         },
         role: selecting

@@ -136,7 +136,10 @@ fn a_node_proxy_that_is_a_pod_is_held_as_that_pod_if_a_policy_selects_it() {
     let held = |objects: &[String]| {
         let mut world = world(&objects.concat());
         // The pod's cgroup is around the proxy's.
-        let outer = PodNetwork::Host(Cgroup { id: 70, level: 2 });
+        let outer = PodNetwork::Host {
+            cgroup: Cgroup { id: 70, level: 2 },
+            path: "/cgroup".into(),
+        };
         world.facts.pods.insert(pod_name("mesh/proxy"), Ok(outer));
         let desired = world.project().desired;
         let call = |id| Kernel(&desired).call(Identity::Cgroup(id), ip("203.0.113.1"), TCP, 443);

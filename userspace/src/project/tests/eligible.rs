@@ -32,6 +32,8 @@ fn plain() -> Pod {
         netns: None,
         cgroup: None,
         proxy_cgroup: None,
+        kubelet_uid: None,
+        sidecar_container: None,
         service_account: "default".into(),
         mesh: Mesh::default(),
     }

@@ -62,10 +62,13 @@ impl World {
         let local = world.stores.pods.values().filter(|pod| pod.is_local(NODE));
         for (number, pod) in (1..).zip(local) {
             let network = if pod.host_network {
-                PodNetwork::Host(Cgroup {
-                    id: u64::from(number),
-                    level: 3,
-                })
+                PodNetwork::Host {
+                    cgroup: Cgroup {
+                        id: u64::from(number),
+                        level: 3,
+                    },
+                    path: format!("/cgroup/{number}").into(),
+                }
             } else {
                 own(number)
             };
@@ -120,7 +123,7 @@ impl World {
     fn identity(&self, pod: &str) -> Identity {
         match &self.facts.pods[&pod_name(pod)] {
             Ok(PodNetwork::Own { netns, .. }) => Identity::Netns(netns.0),
-            Ok(PodNetwork::Host(cgroup)) => Identity::Cgroup(cgroup.id),
+            Ok(PodNetwork::Host { cgroup, .. }) => Identity::Cgroup(cgroup.id),
             Err(reason) => panic!("{pod}: {reason}"),
         }
     }

@@ -155,6 +155,8 @@ fn world(policies: Vec<EgressPolicy>, entries: Vec<ServiceEntry>, internal: Vec<
             netns: None,
             cgroup: None,
             proxy_cgroup: None,
+            kubelet_uid: None,
+            sidecar_container: None,
             service_account: "default".into(),
             mesh: Mesh::default(),
         })));
