@@ -1,118 +1,142 @@
 //! The kinds that are served without a CustomResourceDefinition.
 
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment},
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
+        events::v1::Event as NewEvent,
+        networking::v1::{NetworkPolicy, ServiceCIDR},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+        scheduling::v1::PriorityClass,
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::kinds::{Resource, Version};
+use super::{
+    kinds::{Id, Resource, Version},
+    meta,
+    refusal::Fault,
+    rules,
+};
 
-/// Group, version, kind, plural, whether it is namespaced, whether it has a subresource `status`, short names.
-type Row = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static str,
-    bool,
-    bool,
-    &'static [&'static str],
-);
+/// A kind.
+struct Row {
+    /// Group, version, kind and plural.
+    names: [&'static str; 4],
+    namespaced: bool,
+    /// It has a subresource `status`.
+    status: bool,
+    short: &'static [&'static str],
+    /// Reads an object and writes it again: what the kind does not have is gone.
+    read: fn(&Value) -> serde_json::Result<Value>,
+}
+
+fn read_as<T: Serialize + DeserializeOwned>(object: &Value) -> serde_json::Result<Value> {
+    serde_json::to_value(T::deserialize(object)?)
+}
+
+const fn row<T: Serialize + DeserializeOwned>(
+    names: [&'static str; 4],
+    namespaced: bool,
+    status: bool,
+    short: &'static [&'static str],
+) -> Row {
+    Row {
+        names,
+        namespaced,
+        status,
+        short,
+        read: read_as::<T>,
+    }
+}
 
 const ROWS: &[Row] = &[
-    ("", "v1", "ConfigMap", "configmaps", true, false, &["cm"]),
-    ("", "v1", "Event", "events", true, false, &["ev"]),
-    ("", "v1", "Namespace", "namespaces", false, true, &["ns"]),
-    ("", "v1", "Node", "nodes", false, true, &["no"]),
-    ("", "v1", "Pod", "pods", true, true, &["po"]),
-    ("", "v1", "Secret", "secrets", true, false, &[]),
-    ("", "v1", "Service", "services", true, true, &["svc"]),
-    (
-        "",
-        "v1",
-        "ServiceAccount",
-        "serviceaccounts",
+    row::<ConfigMap>(["", "v1", "ConfigMap", "configmaps"], true, false, &["cm"]),
+    row::<Event>(["", "v1", "Event", "events"], true, false, &["ev"]),
+    row::<Namespace>(["", "v1", "Namespace", "namespaces"], false, true, &["ns"]),
+    row::<Node>(["", "v1", "Node", "nodes"], false, true, &["no"]),
+    row::<Pod>(["", "v1", "Pod", "pods"], true, true, &["po"]),
+    row::<Secret>(["", "v1", "Secret", "secrets"], true, false, &[]),
+    row::<Service>(["", "v1", "Service", "services"], true, true, &["svc"]),
+    row::<ServiceAccount>(
+        ["", "v1", "ServiceAccount", "serviceaccounts"],
         true,
         false,
         &["sa"],
     ),
-    (
-        "apiextensions.k8s.io",
-        "v1",
-        "CustomResourceDefinition",
-        "customresourcedefinitions",
+    row::<CustomResourceDefinition>(
+        [
+            "apiextensions.k8s.io",
+            "v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+        ],
         false,
         true,
         &["crd"],
     ),
-    ("apps", "v1", "DaemonSet", "daemonsets", true, true, &["ds"]),
-    ("apps", "v1", "Deployment", "deployments", true, true, &["deploy"]),
-    ("coordination.k8s.io", "v1", "Lease", "leases", true, false, &[]),
-    (
-        "discovery.k8s.io",
-        "v1",
-        "EndpointSlice",
-        "endpointslices",
+    row::<DaemonSet>(["apps", "v1", "DaemonSet", "daemonsets"], true, true, &["ds"]),
+    row::<Deployment>(
+        ["apps", "v1", "Deployment", "deployments"],
+        true,
+        true,
+        &["deploy"],
+    ),
+    row::<Lease>(["coordination.k8s.io", "v1", "Lease", "leases"], true, false, &[]),
+    row::<EndpointSlice>(
+        ["discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"],
         true,
         false,
         &[],
     ),
-    ("events.k8s.io", "v1", "Event", "events", true, false, &["ev"]),
-    (
-        "networking.k8s.io",
-        "v1",
-        "NetworkPolicy",
-        "networkpolicies",
+    row::<NewEvent>(["events.k8s.io", "v1", "Event", "events"], true, false, &["ev"]),
+    row::<NetworkPolicy>(
+        ["networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"],
         true,
         false,
         &["netpol"],
     ),
-    (
-        "networking.k8s.io",
-        "v1",
-        "ServiceCIDR",
-        "servicecidrs",
+    row::<ServiceCIDR>(
+        ["networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs"],
         false,
         true,
         &[],
     ),
-    (
-        "rbac.authorization.k8s.io",
-        "v1",
-        "ClusterRole",
-        "clusterroles",
+    row::<ClusterRole>(
+        ["rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles"],
         false,
         false,
         &[],
     ),
-    (
-        "rbac.authorization.k8s.io",
-        "v1",
-        "ClusterRoleBinding",
-        "clusterrolebindings",
+    row::<ClusterRoleBinding>(
+        [
+            "rbac.authorization.k8s.io",
+            "v1",
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+        ],
         false,
         false,
         &[],
     ),
-    (
-        "rbac.authorization.k8s.io",
-        "v1",
-        "Role",
-        "roles",
+    row::<Role>(
+        ["rbac.authorization.k8s.io", "v1", "Role", "roles"],
         true,
         false,
         &[],
     ),
-    (
-        "rbac.authorization.k8s.io",
-        "v1",
-        "RoleBinding",
-        "rolebindings",
+    row::<RoleBinding>(
+        ["rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"],
         true,
         false,
         &[],
     ),
-    (
-        "scheduling.k8s.io",
-        "v1",
-        "PriorityClass",
-        "priorityclasses",
+    row::<PriorityClass>(
+        ["scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses"],
         false,
         false,
         &["pc"],
@@ -145,23 +169,134 @@ const SETS: &[(&str, &[&str])] = &[("Node", &["spec", "podCIDRs"])];
 const ATOMS: &[(&str, &[&str])] = &[("Service", &["spec", "selector"])];
 
 pub(super) fn resources() -> impl Iterator<Item = Resource> {
-    ROWS.iter().map(
-        |&(group, version, kind, plural, namespaced, status, short)| Resource {
-            group: group.to_owned(),
-            plural: plural.to_owned(),
-            kind: kind.to_owned(),
-            short: short.iter().map(|&name| name.to_owned()).collect(),
+    ROWS.iter().map(|row| {
+        let [group, version, kind, plural] = row.names.map(str::to_owned);
+        let version = Version {
+            name: version,
+            schema: schema(&kind),
+            status: row.status,
+            columns: Vec::new(),
+        };
+        Resource {
+            group,
+            plural,
+            kind,
+            short: row.short.iter().map(|&name| name.to_owned()).collect(),
             categories: Vec::new(),
-            namespaced,
+            namespaced: row.namespaced,
             custom: false,
-            versions: vec![Version {
-                name: version.to_owned(),
-                schema: schema(kind),
-                status,
-                columns: Vec::new(),
-            }],
-        },
-    )
+            versions: vec![version],
+        }
+    })
+}
+
+/// What the kind has of an object.
+pub(super) fn read(resource: &Resource, object: &Value) -> serde_json::Result<Value> {
+    let row = ROWS
+        .iter()
+        .find(|row| Id::new(row.names[0], row.names[3]) == resource.id());
+    row.map_or_else(|| Ok(object.clone()), |row| (row.read)(object))
+}
+
+/// The checks that sluice could run into.
+pub(super) fn check(resource: &Resource, object: &Value) -> Result<(), Vec<Fault>> {
+    let mut faults = Vec::new();
+    match resource.kind.as_str() {
+        "Event" => check_event(object, &mut faults),
+        "CustomResourceDefinition" => check_definition(object, &mut faults),
+        "Pod" if object["spec"]["containers"].as_array().is_none_or(Vec::is_empty) => {
+            faults.push(Fault::required("spec.containers", ""));
+        }
+        _ => {}
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// As `ValidateEventCreate` of Kubernetes has it.
+fn check_event(event: &Value, faults: &mut Vec<Fault>) {
+    let is_new = event["apiVersion"] != "v1";
+    let [object, controller, instance, note] = if is_new {
+        ["regarding", "reportingController", "reportingInstance", "note"]
+    } else {
+        [
+            "involvedObject",
+            "reportingComponent",
+            "reportingInstance",
+            "message",
+        ]
+    };
+    let namespace = match meta::text(event, &format!("{object}.namespace")) {
+        "" => "default",
+        namespace => namespace,
+    };
+    if namespace != meta::text(event, "metadata.namespace") {
+        let field = format!("{object}.namespace");
+        faults.push(Fault::wrong(
+            field,
+            &json!(namespace),
+            "does not match event.namespace",
+        ));
+    }
+    if !is_new && event["eventTime"].is_null() {
+        return;
+    }
+    if event["eventTime"].is_null() {
+        faults.push(Fault::required("eventTime", ""));
+    }
+    for (name, most) in [
+        (controller, 63),
+        (instance, 128),
+        ("action", 128),
+        ("reason", 128),
+        (note, 1024),
+    ] {
+        let text = meta::text(event, name);
+        if text.is_empty() && name != note {
+            faults.push(Fault::required(name, ""));
+        }
+        if text.len() > most {
+            faults.push(Fault::wrong(
+                name,
+                &event[name],
+                &format!("can have at most {most} characters"),
+            ));
+        }
+    }
+    if !["Normal", "Warning"].contains(&meta::text(event, "type")) {
+        faults.push(Fault::wrong(
+            "type",
+            &event["type"],
+            "has invalid value: must be Normal or Warning",
+        ));
+    }
+}
+
+fn check_definition(definition: &Value, faults: &mut Vec<Fault>) {
+    let spec = &definition["spec"];
+    let wanted = format!(
+        "{}.{}",
+        meta::text(spec, "names.plural"),
+        meta::text(spec, "group")
+    );
+    if meta::name(definition) != wanted {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        faults.push(Fault::wrong(
+            "metadata.name",
+            &definition["metadata"]["name"],
+            detail,
+        ));
+    }
+    for (place, version) in spec["versions"].as_array().into_iter().flatten().enumerate() {
+        let path = format!("spec.versions[{place}].schema.openAPIV3Schema");
+        let schema = &version["schema"]["openAPIV3Schema"];
+        if schema["type"] != "object" {
+            faults.push(Fault::required(
+                format!("{path}.type"),
+                "must be object at the root",
+            ));
+        }
+        rules::check_schema(schema, &path, faults);
+    }
 }
 
 /// What server-side apply has to know, in the words of a structural schema.

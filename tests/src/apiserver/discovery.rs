@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use axum::{body::Bytes, http::HeaderMap};
 use serde_json::{Value, json};
 
 use super::{
@@ -11,21 +10,13 @@ use super::{
     store::Store,
 };
 
-const JSON: &str = "application/json";
 /// The version whose behaviour this server has.
 const MINOR: &str = "36";
 
-/// The document at a path, with its content type.
-pub(super) fn document(
-    store: &Store,
-    path: &str,
-    _headers: &HeaderMap,
-) -> Result<(&'static str, Bytes), Refusal> {
+/// The document at a path.
+pub(super) fn document(store: &Store, path: &str) -> Result<Value, Refusal> {
     let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let document = match parts.as_slice() {
-        ["readyz" | "livez" | "healthz"] => {
-            return Ok(("text/plain; charset=utf-8", Bytes::from_static(b"ok")));
-        }
+    Ok(match parts.as_slice() {
         ["version"] => json!({
             "major": "1", "minor": MINOR, "gitVersion": format!("v1.{MINOR}.0"), "gitCommit": "", "gitTreeState": "clean",
             "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "", "platform": "linux/amd64",
@@ -53,8 +44,7 @@ pub(super) fn document(
         }
         ["apis", group, version] => resources(store, group, version)?,
         _ => return Err(Refusal::unserved()),
-    };
-    Ok((JSON, Bytes::from(document.to_string())))
+    })
 }
 
 /// A group with its versions, the preferred one first.

@@ -42,7 +42,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    fn inner(schema: &'a Value) -> Self {
+    pub(super) fn inner(schema: &'a Value) -> Self {
         Self {
             schema,
             is_root: false,

@@ -55,8 +55,11 @@ async fn serve(shared: &Arc<Shared>, request: Request) -> Result<Response<Body>,
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let Some(target) = Target::parse(path) else {
         rbac::may_read_path(&user, path)?;
-        let (content, body) = discovery::document(&shared.store(), path, &parts.headers)?;
-        return Ok(respond(200, content, Body::from(body)));
+        if ["/readyz", "/livez", "/healthz"].contains(&path) {
+            return Ok(respond(200, "text/plain; charset=utf-8", Body::from("ok")));
+        }
+        let document = discovery::document(&shared.store(), path)?;
+        return Ok(respond(200, JSON, Body::from(document.to_string())));
     };
     let body = to_bytes(body, LONGEST_BODY)
         .await

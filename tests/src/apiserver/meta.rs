@@ -1,9 +1,11 @@
 //! Reads and writes what every object has.
 
-use k8s_openapi::jiff::{Timestamp, Unit};
-use serde_json::Value;
+use std::fs;
 
-use super::store::Key;
+use k8s_openapi::jiff::{Timestamp, Unit};
+use serde_json::{Value, json};
+
+use super::{refusal::Refusal, store::Key};
 
 /// The text at a path of names between dots, empty where there is none. Booleans and numbers are texts, too.
 pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
@@ -33,6 +35,21 @@ pub(super) fn key(object: &Value) -> Key {
 pub(super) fn now() -> String {
     let now = Timestamp::now();
     now.round(Unit::Second).unwrap_or(now).to_string()
+}
+
+pub(super) fn uid() -> Result<String, Refusal> {
+    let path = "/proc/sys/kernel/random/uuid";
+    let text = fs::read_to_string(path).map_err(|error| Refusal::bad_request(format!("{path}: {error}")))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Gives a new object what the server says of it.
+pub(super) fn stamp(object: &mut Value) -> Result<(), Refusal> {
+    let metadata = &mut object["metadata"];
+    metadata["uid"] = json!(uid()?);
+    metadata["creationTimestamp"] = json!(now());
+    metadata["generation"] = json!(1);
+    Ok(())
 }
 
 /// Puts the value of `from` at `names` into `into`, or takes away what is there.

@@ -10,9 +10,11 @@
 //! ```
 
 mod access;
+mod admin;
 mod apply;
 mod builtin;
 mod call;
+pub mod crds;
 mod discovery;
 mod faults;
 mod fields;
@@ -21,13 +23,16 @@ mod kinds;
 mod kubeconfig;
 mod list;
 mod meta;
+mod networks;
 mod objects;
 mod place;
 mod rbac;
 mod refusal;
+mod rules;
 mod schema;
 mod selectors;
 mod store;
+mod validate;
 mod watch;
 
 use std::{
@@ -37,8 +42,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
-use axum::body::Bytes;
+use anyhow::{Context as _, Result, anyhow};
+use axum::{body::Bytes, http::Method};
 use serde_json::{Value, json};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -47,6 +52,7 @@ use tokio::{
 
 use self::{
     access::Tokens,
+    admin::{Admin, Request},
     call::{Call, Query, Target},
     faults::Faults,
     place::Place,
@@ -121,8 +127,9 @@ impl ApiServer {
             runtime: None,
         };
         for name in ["default", "kube-system"] {
-            server
-                .apply_object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))?;
+            server.apply_object(
+                &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+            )?;
         }
         server.serve([first, second])?;
         Ok(server)
@@ -236,99 +243,83 @@ impl ApiServer {
         self.shared.store().forget();
     }
 
-    /// Does what a client could ask for, as the test itself.
-    fn call(&self, method: &str, path: &str, query: &str, content: &str, body: &Value) -> Result<Value> {
-        let target = Target::parse(path).with_context(|| format!("{path} names no object"))?;
-        let body = if body.is_null() {
-            Bytes::new()
-        } else {
-            Bytes::from(body.to_string())
-        };
-        let call = Call {
-            verb: target
-                .verb(&method.parse()?, &Query::default())
-                .map_err(refused)?,
-            target,
-            query: Query::parse(query),
-            user: User::Admin,
-            agent: "test".to_owned(),
-            content: content.to_owned(),
-            accept: String::new(),
-            body,
-        };
-        match objects::serve(&mut self.shared.store(), &call) {
-            Ok((_, object)) => Ok(object),
-            Err(refusal) => bail!("{method} {path}: {}", refusal.message),
-        }
-    }
-
-    /// The path of an object.
-    fn path(&self, object: &Value) -> Result<(String, bool)> {
-        let store = self.shared.store();
-        let resource = store
-            .kinds
-            .of(object)
-            .with_context(|| format!("no kind {} in {} is served", object["kind"], object["apiVersion"]))?;
-        let api_version = meta::text(object, "apiVersion");
-        let version = api_version.rsplit('/').next().unwrap_or_default();
-        let has_status = resource.version(version).is_some_and(|version| version.status);
-        let root = if resource.group.is_empty() { "api" } else { "apis" };
-        let namespace = match meta::text(object, "metadata.namespace") {
-            _ if !resource.namespaced => String::new(),
-            "" => "namespaces/default/".to_owned(),
-            namespace => format!("namespaces/{namespace}/"),
-        };
-        let path = format!(
-            "/{root}/{api_version}/{namespace}{}/{}",
-            resource.plural,
-            meta::name(object)
-        );
-        Ok((path, has_status))
-    }
-
     /// Applies every object of a text of YAML, with its status. A namespace that is not there is made.
     pub fn apply(&self, yaml: &str) -> Result<()> {
-        let objects: Vec<Value> =
-            serde_saphyr::from_multiple(yaml).with_context(|| format!("no YAML:\n{yaml}"))?;
-        for object in objects {
-            self.apply_object(object)?;
-        }
-        Ok(())
+        Admin::apply(self, yaml)
     }
 
     /// Applies an object, with its status.
-    pub fn apply_object(&self, object: Value) -> Result<Value> {
-        let (path, has_status) = self.path(&object)?;
-        let namespace = meta::text(&object, "metadata.namespace");
-        if !namespace.is_empty() && self.get(&format!("/api/v1/namespaces/{namespace}")).is_err() {
-            self.apply_object(
-                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-            )?;
-        }
-        let apply = |path: &str| {
-            let query = "fieldManager=test&force=true";
-            self.call("PATCH", path, query, "application/apply-patch+yaml", &object)
-        };
-        let applied = apply(&path)?;
-        if has_status && object["status"].is_object() {
-            return apply(&format!("{path}/status"));
-        }
-        Ok(applied)
+    pub fn apply_object(&self, object: &Value) -> Result<Value> {
+        Admin::apply_object(self, object)
     }
 
-    /// The object at a path of the API, as `/api/v1/nodes/node-1`.
+    /// The object at a path of the API, as `/api/v1/nodes/node-1`; or a list.
     pub fn get(&self, path: &str) -> Result<Value> {
-        self.call("GET", path, "", "", &Value::Null)
+        Admin::get(self, path)
     }
 
     /// Merges a patch into the object at a path.
     pub fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
-        self.call("PATCH", path, "", "application/merge-patch+json", patch)
+        Admin::patch(self, path, patch)
     }
 
     /// Deletes the object at a path.
     pub fn delete(&self, path: &str) -> Result<()> {
-        self.call("DELETE", path, "", "", &Value::Null).map(drop)
+        Admin::delete(self, path)
+    }
+
+    /// Puts in thousands of objects at once, as if they had been there. Nobody checks them.
+    pub fn load(&self, objects: impl IntoIterator<Item = Value>) -> Result<()> {
+        let mut store = self.shared.store();
+        for mut object in objects {
+            let found = store.kinds.of(&object);
+            let resource = Arc::clone(found.with_context(|| format!("the kind of {object} is not served"))?);
+            meta::stamp(&mut object)?;
+            store.put(&resource, meta::key(&object), object);
+        }
+        Ok(())
+    }
+}
+
+impl Admin for ApiServer {
+    fn call(&self, request: Request) -> Result<Value> {
+        let Request {
+            method,
+            path,
+            query,
+            content,
+            body,
+        } = request;
+        let call = || -> Result<Value, Refusal> {
+            let Some(target) = Target::parse(path) else {
+                return discovery::document(&self.shared.store(), path);
+            };
+            let query = Query::parse(query);
+            let body = if body.is_null() {
+                Bytes::new()
+            } else {
+                Bytes::from(body.to_string())
+            };
+            let method = Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::not_allowed())?;
+            let call = Call {
+                verb: target.verb(&method, &query)?,
+                target,
+                query,
+                user: User::Admin,
+                agent: "test".to_owned(),
+                content: content.to_owned(),
+                accept: String::new(),
+                body,
+            };
+            let mut store = self.shared.store();
+            if call.verb == Verb::List {
+                let list = list::list(&store, &call)?.body(&call.target.version);
+                return serde_json::from_slice(&list)
+                    .map_err(|error| Refusal::bad_request(error.to_string()));
+            }
+            objects::serve(&mut store, &call).map(|(_, object)| object)
+        };
+        call().map_err(|refusal| anyhow!("{method} {path}: {}", refusal.message))
     }
 }
 
@@ -336,8 +327,4 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn refused(refusal: Refusal) -> anyhow::Error {
-    anyhow::anyhow!("{}", refusal.message)
 }

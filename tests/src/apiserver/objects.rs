@@ -1,6 +1,6 @@
 //! Reads and writes of single objects.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -106,7 +106,7 @@ impl Subject<'_> {
         let metadata = &mut object["metadata"];
         let prefix = metadata["generateName"].as_str().unwrap_or_default();
         if metadata["name"].as_str().unwrap_or_default().is_empty() && !prefix.is_empty() {
-            metadata["name"] = json!(format!("{prefix}{}", &uid()?[..5]));
+            metadata["name"] = json!(format!("{prefix}{}", &meta::uid()?[..5]));
         }
         let name = metadata["name"].as_str().unwrap_or_default().to_owned();
         if name.is_empty() {
@@ -227,15 +227,8 @@ impl Subject<'_> {
         } else {
             self.begin(store, &mut object)?;
         }
-        let dropped = schema::complete(self.resource, self.version, &mut object);
-        if self.call.query.get("fieldValidation") == "Strict" && !dropped.is_empty() {
-            let list: Vec<_> = dropped
-                .iter()
-                .map(|field| format!("unknown field {field:?}"))
-                .collect();
-            let message = format!("strict decoding error: {}", list.join(", "));
-            return Err(Refusal::bad_request(message));
-        }
+        let dropped = schema::complete(self.resource, self.version, &mut object)?;
+        self.refuse_unknown(&dropped, writer)?;
         schema::check(self.resource, self.version, shown.as_ref(), &object)
             .map_err(|faults| Refusal::invalid(self.resource, &key.1, &faults))?;
         self.count(shown.as_ref(), &mut object);
@@ -259,6 +252,31 @@ impl Subject<'_> {
         Ok((code, self.shown(&stored)))
     }
 
+    /// Fields that nobody knows are dropped, unless the request or the way of writing forbids it.
+    fn refuse_unknown(&self, dropped: &[String], writer: Writer) -> Result<(), Refusal> {
+        let Some(first) = dropped.first() else {
+            return Ok(());
+        };
+        match writer {
+            Writer::Apply => Err(Refusal::bad_request(format!(
+                "failed to create typed patch object ({}/{}; {}, Kind={}): .{first}: field not declared in schema",
+                self.key.0,
+                self.key.1,
+                self.api_version(),
+                self.resource.kind
+            ))),
+            Writer::Update if self.call.query.get("fieldValidation") == "Strict" => {
+                let list: Vec<_> = dropped
+                    .iter()
+                    .map(|field| format!("unknown field {field:?}"))
+                    .collect();
+                let message = format!("strict decoding error: {}", list.join(", "));
+                Err(Refusal::bad_request(message))
+            }
+            Writer::Update => Ok(()),
+        }
+    }
+
     fn begin(&self, store: &Store, object: &mut Value) -> Result<(), Refusal> {
         let namespace = ("".to_owned(), self.key.0.clone());
         if self.resource.namespaced {
@@ -270,15 +288,8 @@ impl Subject<'_> {
                 return Err(Refusal::not_found(namespaces, &namespace.1));
             }
         }
-        let metadata = &mut object["metadata"];
-        metadata["uid"] = json!(uid()?);
-        metadata["creationTimestamp"] = json!(meta::now());
-        metadata["generation"] = json!(1);
-        for name in ["deletionTimestamp", "selfLink"] {
-            if let Some(metadata) = metadata.as_object_mut() {
-                metadata.remove(name);
-            }
-        }
+        meta::stamp(object)?;
+        meta::carry(object, &Value::Null, &["metadata", "deletionTimestamp"]);
         // Nodes come with their status: kubelets register that way.
         if self.version.status && self.resource.plural != "nodes" {
             meta::carry(object, &Value::Null, &["status"]);
@@ -457,10 +468,4 @@ fn establish(definition: &mut Value) {
             condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
         ],
     });
-}
-
-fn uid() -> Result<String, Refusal> {
-    let path = "/proc/sys/kernel/random/uuid";
-    let text = fs::read_to_string(path).map_err(|error| Refusal::bad_request(format!("{path}: {error}")))?;
-    Ok(text.trim().to_owned())
 }

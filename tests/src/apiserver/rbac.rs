@@ -45,13 +45,21 @@ impl Asked {
             Some(subresource) => format!("{plural}/{subresource}"),
             None => plural.clone(),
         };
+        // Whoever lists one object by its name asks for that one.
+        let fields = call.query.get("fieldSelector").split(',');
+        let selected = fields
+            .filter_map(|term| term.strip_prefix("metadata.name="))
+            .next();
+        let name = name
+            .as_deref()
+            .or(selected.map(|name| name.trim_start_matches('=')));
         Self {
             user: call.user.clone(),
             verb: call.verb,
             group: group.clone(),
             resource,
             namespace: namespace.clone().unwrap_or_default(),
-            name: name.clone().unwrap_or_default(),
+            name: name.unwrap_or_default().to_owned(),
             allowed: false,
         }
     }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{kinds::Resource, meta};
 
 /// An answer that is no success.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
 pub struct Refusal {
     /// HTTP's code.
     pub code: u16,

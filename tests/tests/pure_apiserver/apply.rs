@@ -23,7 +23,7 @@ fn shown(node: &Node) -> String {
 
 async fn nodes() -> Result<(ApiServer, Api<Node>)> {
     let (server, client) = stand()?;
-    server.apply_object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}))?;
+    server.apply_object(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}))?;
     Ok((server, Api::all(client)))
 }
 

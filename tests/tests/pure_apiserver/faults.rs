@@ -41,7 +41,7 @@ async fn an_old_version_is_gone() -> Result<()> {
 async fn a_stopped_server_ends_watches_and_refuses() -> Result<()> {
     let (mut server, client) = stand()?;
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
-    server.apply_object(config_map("one", "a"))?;
+    server.apply_object(&config_map("one", "a"))?;
     let version = version(&maps).await?;
     let mut events = maps.watch(&WatchParams::default(), &version).await?.boxed();
     server.stop();

@@ -1,6 +1,8 @@
 //! The API server that tests use, asked by the client that the agent has.
 
+mod access;
 mod apply;
+mod custom;
 mod faults;
 mod read;
 mod write;

@@ -8,7 +8,7 @@ use super::*;
 async fn a_list_comes_in_pages() -> Result<()> {
     let (server, client) = stand()?;
     for place in 0..7 {
-        server.apply_object(config_map(&format!("map-{place}"), "a"))?;
+        server.apply_object(&config_map(&format!("map-{place}"), "a"))?;
     }
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let mut params = ListParams::default().limit(3);
@@ -37,7 +37,7 @@ async fn a_list_comes_in_pages() -> Result<()> {
 async fn a_page_of_an_expired_list_is_gone() -> Result<()> {
     let (server, client) = stand()?;
     for place in 0..3 {
-        server.apply_object(config_map(&format!("map-{place}"), "a"))?;
+        server.apply_object(&config_map(&format!("map-{place}"), "a"))?;
     }
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let page = maps.list(&ListParams::default().limit(1)).await?;
@@ -54,9 +54,9 @@ async fn a_page_of_an_expired_list_is_gone() -> Result<()> {
 async fn selectors_narrow_a_list() -> Result<()> {
     let (server, client) = stand()?;
     for value in ["a", "b", "c"] {
-        server.apply_object(config_map(value, value))?;
+        server.apply_object(&config_map(value, value))?;
     }
-    server.apply_object(json!({
+    server.apply_object(&json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bare", "namespace": "kube-system"},
     }))?;
     let maps: Api<ConfigMap> = Api::all(client);
@@ -117,8 +117,8 @@ async fn a_watch_tells_what_happens() -> Result<()> {
         .context("no version")?;
     let params = WatchParams::default().labels("value=a");
     let mut events = maps.watch(&params, &version).await?.boxed();
-    server.apply_object(config_map("one", "a"))?;
-    server.apply_object(config_map("other", "b"))?;
+    server.apply_object(&config_map("one", "a"))?;
+    server.apply_object(&config_map("other", "b"))?;
     server.patch(
         "/api/v1/namespaces/default/configmaps/one",
         &json!({"data": {"more": "x"}}),
@@ -148,7 +148,7 @@ async fn a_watch_tells_what_happens() -> Result<()> {
 #[tokio::test]
 async fn a_watch_begins_with_what_is_there() -> Result<()> {
     let (server, client) = stand()?;
-    server.apply_object(config_map("one", "a"))?;
+    server.apply_object(&config_map("one", "a"))?;
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let mut events = maps.watch(&WatchParams::default(), "0").await?.boxed();
     assert!(matches!(next(&mut events).await?, WatchEvent::Added(map) if map.name_any() == "one"));
@@ -158,7 +158,7 @@ async fn a_watch_begins_with_what_is_there() -> Result<()> {
 #[tokio::test]
 async fn a_list_can_be_streamed() -> Result<()> {
     let (server, client) = stand()?;
-    server.apply_object(config_map("one", "a"))?;
+    server.apply_object(&config_map("one", "a"))?;
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let params = WatchParams::default().initial_events();
     let mut events = maps.watch(&params, "0").await?.boxed();
@@ -183,7 +183,7 @@ async fn bookmarks_come_while_nothing_happens() -> Result<()> {
         .context("no version")?;
     let mut events = maps.watch(&WatchParams::default(), &version).await?.boxed();
     // Of another kind: the bookmark tells of a version that the watch did not show.
-    server.apply_object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}))?;
+    server.apply_object(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}))?;
     for _ in 0..50 {
         let WatchEvent::Bookmark(bookmark) = next(&mut events).await? else {
             anyhow::bail!("no bookmark")

@@ -44,7 +44,7 @@ async fn nothing_is_in_a_namespace_that_is_not_there() -> Result<()> {
 #[tokio::test]
 async fn a_write_in_between_is_a_conflict() -> Result<()> {
     let (server, client) = stand()?;
-    server.apply_object(config_map("one", "a"))?;
+    server.apply_object(&config_map("one", "a"))?;
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let mut stale = maps.get("one").await?;
     server.patch(
@@ -62,7 +62,7 @@ async fn a_write_in_between_is_a_conflict() -> Result<()> {
 #[tokio::test]
 async fn what_changes_nothing_is_no_new_version() -> Result<()> {
     let (server, client) = stand()?;
-    server.apply_object(config_map("one", "a"))?;
+    server.apply_object(&config_map("one", "a"))?;
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let first = maps.get("one").await?;
     let patch = Patch::Merge(json!({"data": {"key": "a"}}));
@@ -103,7 +103,7 @@ async fn finalizers_hold_an_object() -> Result<()> {
     let (server, client) = stand()?;
     let mut map = config_map("one", "a");
     map["metadata"]["finalizers"] = json!(["sluice.dev/test"]);
-    server.apply_object(map)?;
+    server.apply_object(&map)?;
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let marked = maps.delete("one", &DeleteParams::default()).await?;
     assert!(
@@ -124,7 +124,7 @@ async fn finalizers_hold_an_object() -> Result<()> {
 async fn a_collection_is_deleted_by_its_labels() -> Result<()> {
     let (server, client) = stand()?;
     for name in ["a", "b", "c"] {
-        server.apply_object(config_map(name, name))?;
+        server.apply_object(&config_map(name, name))?;
     }
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     let some = ListParams::default().labels("value in (a,b)");
@@ -136,7 +136,7 @@ async fn a_collection_is_deleted_by_its_labels() -> Result<()> {
 #[tokio::test]
 async fn a_namespace_takes_its_objects_with_it() -> Result<()> {
     let (server, client) = stand()?;
-    server.apply_object(config_map("one", "a"))?;
+    server.apply_object(&config_map("one", "a"))?;
     let maps: Api<ConfigMap> = Api::default_namespaced(client);
     server.delete("/api/v1/namespaces/default")?;
     assert_eq!(code(maps.get("one").await)?, 404);
