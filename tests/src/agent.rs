@@ -1,6 +1,7 @@
 //! The real agent, as a process in the node's network namespace.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -25,7 +26,8 @@ const LOG_LINES: usize = 60;
 pub struct Agent {
     binary: PathBuf,
     netns: Arc<Netns>,
-    state: PathBuf,
+    /// Where the agent learns of the cluster: `--state DIR` or `--kubeconfig FILE`.
+    source: [OsString; 2],
     cgroup: PathBuf,
     arguments: Vec<String>,
     shows_log: bool,
@@ -47,7 +49,7 @@ impl Agent {
         let agent = Self {
             binary: binary()?,
             netns: Arc::clone(bench.node()),
-            state: bench.state().path().to_owned(),
+            source: ["--state".into(), bench.state().path().into()],
             cgroup: bench.cgroup().path().to_owned(),
             arguments: Vec::new(),
             shows_log: true,
@@ -66,6 +68,13 @@ impl Agent {
     #[must_use]
     pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self
+    }
+
+    /// With an API server instead of the bench's manifests.
+    #[must_use]
+    pub fn with_kubeconfig(mut self, kubeconfig: &Path) -> Self {
+        self.source = ["--kubeconfig".into(), kubeconfig.into()];
         self
     }
 
@@ -120,12 +129,7 @@ impl Agent {
 
     fn agent_command(&self, run_dir: &Path) -> Command {
         let mut command = Command::new(&self.binary);
-        command
-            .arg("agent")
-            .arg("--node")
-            .arg(NODE)
-            .arg("--state")
-            .arg(&self.state);
+        command.arg("agent").arg("--node").arg(NODE).args(&self.source);
         command
             .arg("--run-dir")
             .arg(run_dir)

@@ -6,9 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::objects::ObjectRef;
 
+/// Where an object is written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Origin {
+    /// In a file.
+    File(Place),
+    /// In the cluster, which is asked for it by its kind and name.
+    Cluster {
+        /// Its `metadata.resourceVersion`, as of the last change that mattered.
+        resource_version: Box<str>,
+    },
+}
+
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Origin {
+pub struct Place {
     /// The file.
     #[serde(with = "shared_path")]
     pub file: Arc<Path>,
@@ -22,15 +35,24 @@ pub struct Origin {
 impl Origin {
     /// A line of a file.
     pub const fn line(file: Arc<Path>, line: u64) -> Self {
-        Self {
+        Self::File(Place {
             file,
             line,
             column: None,
-        }
+        })
     }
 }
 
 impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(place) => place.fmt(f),
+            Self::Cluster { resource_version } => write!(f, "resource version {resource_version}"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         if self.line > 0 {
@@ -108,8 +130,9 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = &self.origin {
-            write!(f, "{origin}: ")?;
+        // What is in the cluster is found by its name.
+        if let Some(Origin::File(place)) = &self.origin {
+            write!(f, "{place}: ")?;
         }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;

@@ -85,6 +85,28 @@ impl Agent {
         self.status.problems = problems;
     }
 
+    /// Says once what is taken for the inside of the cluster, as soon as all of it is known.
+    pub(super) fn say_internal(&mut self) {
+        /// How many ranges of one sort are named.
+        const NAMED: usize = 8;
+        if self.said_internal || !self.stores.is_complete() || self.source.is_nothing() {
+            return;
+        }
+        self.said_internal = true;
+        let mut by_source: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for range in self.with_input(internal) {
+            by_source
+                .entry(range.source)
+                .or_default()
+                .push(range.range.to_string());
+        }
+        for (source, ranges) in by_source {
+            let named = ranges[..ranges.len().min(NAMED)].join(", ");
+            let more = ranges.len().saturating_sub(NAMED);
+            info!(%source, ranges = named, more, "inside the cluster");
+        }
+    }
+
     /// The ranges inside the cluster that are more than one address, by where they come from; there may be thousands of
     /// single addresses, which `explain` knows.
     fn internal(&self) -> BTreeMap<String, String> {
@@ -124,6 +146,8 @@ impl Agent {
                 .problems
                 .push(Problem::new(Severity::Warning, error.to_string())),
         }
+        status.source = self.source.status();
+        status.source.age_seconds = self.state_age().map(|age| age.as_secs());
         status.repairs = self.dataplane.repairs() + self.capturing.repairs();
         status
     }

@@ -52,7 +52,18 @@ pub struct Settings {
     /// is captured is what `sluice enroll` names.
     #[arg(long, env = "SLUICE_STATE", value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Name of this node, as the manifests have it.
+    /// The cluster's API server describes it: found by the file that KUBECONFIG names, or else as a pod of the cluster.
+    #[arg(long, env = "SLUICE_KUBERNETES", conflicts_with = "state")]
+    pub kubernetes: bool,
+    /// The API server of this file's current context; implies --kubernetes.
+    #[arg(
+        long,
+        env = "SLUICE_KUBECONFIG",
+        value_name = "FILE",
+        conflicts_with = "state"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this node, as the cluster or the manifests have it.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node: String,
     /// Where programs, maps and links are pinned; mounted if it is not on a BPF file system.
@@ -79,7 +90,9 @@ pub struct Settings {
         value_name = "DEVICE"
     )]
     pub uplinks: Vec<String>,
-    /// A range that is inside the cluster though no object says so; several with commas between.
+    /// A range that is inside the cluster though no object says so; several with commas between. Needed where pods do not
+    /// get their addresses from their Node's podCIDRs (Calico's IPAM, the VPC networks of clouds) and where the server has
+    /// no ServiceCIDRs.
     #[arg(
         long = "internal-cidr",
         env = "SLUICE_INTERNAL_CIDR",
@@ -133,7 +146,7 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     };
     let verdicts = Arc::new(Verdicts::default());
     let (commands, asked) = mpsc::channel(16);
-    let agent = Agent::start(settings, &run_dir, Arc::clone(&verdicts))?;
+    let agent = Agent::start(settings, &run_dir, Arc::clone(&verdicts)).await?;
     if let Some(metrics) = metrics {
         let occupancy = agent.dataplane.occupancy()?;
         tokio::spawn(metrics.serve(commands.clone(), agent.delays.clone(), occupancy));

@@ -29,7 +29,7 @@ use crate::{
     node::{self, Finder, Node, Role, View},
     problem::{Problem, Severity},
     project::{CaptureSettings, Input, Projection, Proxy, project, wanted_names},
-    source::{Directory, Loaded, Stores},
+    source::{Kubernetes, Source, Stores, kubernetes},
 };
 
 /// Nobody says a word when a program is taken off a device or another is put before it; so it is looked at from time to
@@ -39,7 +39,7 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(15);
 /// Everything that the loop owns.
 pub(super) struct Agent {
     pub(super) settings: Settings,
-    directory: Option<Directory>,
+    pub(super) source: Source,
     resolver: Resolver,
     pub(super) node: Node,
     pub(super) finder: Finder,
@@ -60,21 +60,28 @@ pub(super) struct Agent {
     pub(super) delays: Delays,
     /// When the source last had everything.
     pub(super) confirmed: Option<Instant>,
+    /// It has been said what is taken for the inside of the cluster.
+    pub(super) said_internal: bool,
 }
 
 impl Agent {
     /// Opens the source, the node and the kernel. Rules that are in the kernel already stay as they are.
-    pub(super) fn start(settings: Settings, run_dir: &Path, verdicts: Arc<Verdicts>) -> anyhow::Result<Self> {
-        let directory = settings.state.as_deref().map(Directory::open).transpose()?;
+    pub(super) async fn start(
+        settings: Settings,
+        run_dir: &Path,
+        verdicts: Arc<Verdicts>,
+    ) -> anyhow::Result<Self> {
         let node = Node::open()?;
         let options = dataplane::Options {
             bpffs: settings.bpffs.clone(),
             cgroup_root: settings.cgroup_root.clone(),
         };
         let dataplane = Dataplane::open(&options)?;
+        let enforced = dataplane.enforcement() != Enforcement::Off;
+        let source = source(&settings, enforced).await?;
         anyhow::ensure!(
-            directory.is_some() || dataplane.enforcement() == Enforcement::Off,
-            "the rules in the kernel enforce policies, and without --state there are none: name the directory that they \
+            !(source.is_nothing() && enforced),
+            "the rules in the kernel enforce policies, and without --state or --kubernetes there are none: say where they \
              come from, or take them away with `sluice detach`",
         );
         let capturing = Capturing::start(&settings, run_dir, &dataplane)?;
@@ -83,6 +90,7 @@ impl Agent {
         info!(
             node = settings.node,
             state = ?settings.state,
+            kubernetes = matches!(source, Source::Kubernetes(_)),
             generation = dataplane.generation().0,
             cgroup_root = ?settings.cgroup_root,
             "started",
@@ -91,7 +99,7 @@ impl Agent {
         let allowed_wanted = verdicts.allowed_wanted();
         tokio::spawn(forward(dataplane.events()?, who.subscribe(), verdicts));
         Ok(Self {
-            directory,
+            source,
             resolver,
             node,
             finder: Finder::new(settings.proc_root.clone(), settings.cgroup_root.clone()),
@@ -114,6 +122,7 @@ impl Agent {
             },
             delays: Delays::default(),
             confirmed: None,
+            said_internal: false,
             settings,
         })
     }
@@ -121,7 +130,7 @@ impl Agent {
     /// Waits until there is reason for another pass.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
-            () = changed(self.directory.as_mut()) => debug!("the source changed"),
+            () = self.source.changed() => debug!("the source changed"),
             () = self.node.changed() => debug!("the node changed"),
             () = self.finder.changed() => debug!("there is more to be seen of a pod that was not found"),
             () = self.resolver.changed() => debug!("a name resolves to other addresses"),
@@ -139,15 +148,12 @@ impl Agent {
         // New devices are covered before anything is known about them. Before the first rules the programs let everything
         // through, as if they were not there.
         self.attach(view.as_ref(), seen, &mut problems);
-        let loaded = self
-            .directory
-            .as_mut()
-            .map_or_else(Loaded::nothing, Directory::load);
+        let loaded = self.source.load();
         let flawed = loaded
             .problems
             .iter()
             .any(|problem| problem.severity == Severity::Error);
-        if self.directory.is_some() && loaded.stores.is_complete() && !flawed {
+        if !self.source.is_nothing() && loaded.stores.is_complete() && !flawed {
             self.confirmed = Some(seen);
         }
         problems.extend(loaded.problems);
@@ -161,7 +167,9 @@ impl Agent {
         self.names = self.resolver.names();
         self.projection = self.with_input(project);
         problems.extend(self.projection.report.problems.iter().cloned());
+        self.say_internal();
         let applied = self.stores.is_complete()
+            && self.projection.report.knows_inside()
             && view
                 .as_ref()
                 .is_some_and(|view| self.load(view, seen, &mut problems));
@@ -287,12 +295,20 @@ impl Agent {
     }
 }
 
-/// Waits until the source changes; one that is not there never does.
-async fn changed(directory: Option<&mut Directory>) {
-    match directory {
-        Some(directory) => directory.changed().await,
-        None => std::future::pending().await,
+/// Where the objects come from. `enforced`: rules that enforce policies are in the kernel already.
+async fn source(settings: &Settings, enforced: bool) -> anyhow::Result<Source> {
+    if let Some(path) = &settings.state {
+        return Ok(Source::directory(path)?);
     }
+    if !settings.kubernetes && settings.kubeconfig.is_none() {
+        return Ok(Source::Nothing);
+    }
+    let client = kubernetes::client(settings.kubeconfig.as_deref()).await?;
+    Ok(Source::Kubernetes(Kubernetes::start(
+        client,
+        &settings.node,
+        enforced,
+    )))
 }
 
 fn device(link: &node::Link) -> dataplane::Device {

@@ -1,14 +1,23 @@
 //! The agent in numbers, for its metrics.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use super::pass::Agent;
 use crate::{
     dataplane,
     metrics::{ProgramRuns, Snapshot},
+    source::Source,
 };
 
 impl Agent {
+    /// How old what is known of the cluster is.
+    pub(super) fn state_age(&self) -> Option<Duration> {
+        match &self.source {
+            Source::Kubernetes(kubernetes) => kubernetes.age(),
+            Source::Nothing | Source::Directory(_) => self.confirmed.map(|confirmed| confirmed.elapsed()),
+        }
+    }
+
     /// How the agent is, as of the last pass, with the kernel's counters as they are now.
     pub(super) fn snapshot(&self) -> Result<Snapshot, dataplane::Error> {
         let status = &self.status;
@@ -18,7 +27,7 @@ impl Agent {
         Ok(Snapshot {
             state: status.state,
             ready: status.ready,
-            state_age: self.confirmed.map(|confirmed| confirmed.elapsed()),
+            state_age: self.state_age(),
             generation: self.dataplane.generation().0,
             enforced: status.endpoints,
             pending: known - status.endpoints,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::problem::Problem;
+use crate::{problem::Problem, source::SourceStatus};
 
 /// In a word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,8 @@ pub struct Status {
     pub policies: Vec<String>,
     /// What is taken for internal, and where each range comes from.
     pub internal: BTreeMap<String, String>,
+    /// Where the objects come from, and how old what is known of them is.
+    pub source: SourceStatus,
     /// Objects of kinds that mean nothing to sluice, by kind.
     pub ignored: BTreeMap<String, usize>,
     /// What somebody should know.

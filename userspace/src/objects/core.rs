@@ -1,10 +1,10 @@
-//! The core kinds: Node, Namespace, Pod, Service, EndpointSlice.
+//! The core kinds: Node, Namespace, Pod, Service, EndpointSlice, ServiceCIDR.
 
 use std::{net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use k8s_openapi::{
-    api::{core::v1 as api, discovery::v1 as discovery},
+    api::{core::v1 as api, discovery::v1 as discovery, networking::v1 as networking},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
@@ -112,6 +112,15 @@ pub struct EndpointSlice {
     pub service: Option<String>,
     /// The endpoints' addresses; host names are left out.
     pub addresses: Vec<IpAddr>,
+}
+
+/// Ranges from which Services get their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name.
+    pub name: String,
+    /// The ranges.
+    pub cidrs: Vec<IpNet>,
 }
 
 impl TryFrom<api::Node> for Node {
@@ -261,6 +270,20 @@ impl TryFrom<discovery::EndpointSlice> for EndpointSlice {
                 .labels
                 .and_then(|mut labels| labels.remove(SERVICE_NAME_LABEL)),
             addresses,
+        })
+    }
+}
+
+impl TryFrom<networking::ServiceCIDR> for ServiceCidr {
+    type Error = Invalid;
+
+    fn try_from(cidr: networking::ServiceCIDR) -> Result<Self, Invalid> {
+        Ok(Self {
+            name: name(&cidr.metadata)?,
+            cidrs: nets(
+                "spec.cidrs",
+                cidr.spec.and_then(|spec| spec.cidrs).unwrap_or_default(),
+            )?,
         })
     }
 }

@@ -21,7 +21,7 @@ pub use self::{
     addr::{canonical_net, host_net, parse_ip, parse_net},
     core::{
         CGROUP_ANNOTATION, EndpointSlice, NETNS_ANNOTATION, Namespace, Node, PROXY_CGROUP_ANNOTATION, Pod,
-        Service,
+        Service, ServiceCidr,
     },
     egress_policy::{
         Block, EgressPolicy, Exception, GatewayDestinations, GatewayPods, GatewayRef, Mode, OnDeny,
@@ -52,6 +52,7 @@ pub enum Kind {
     Pod,
     Service,
     EndpointSlice,
+    ServiceCIDR,
     Gateway,
     ServiceEntry,
     EgressPolicy,

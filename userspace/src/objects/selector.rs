@@ -1,6 +1,9 @@
 //! Label selectors, with the meaning that Kubernetes gives them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -80,6 +83,28 @@ impl Selector {
     /// Whether it asks for no more than a namespace's name, which is known without the Namespace object.
     pub fn asks_only_for(&self, key: &str) -> bool {
         self.requirements.iter().all(|requirement| requirement.key == key)
+    }
+}
+
+/// As label selectors are written in queries.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, requirement) in self.requirements.iter().enumerate() {
+            let Requirement {
+                key,
+                operator,
+                values,
+            } = requirement;
+            let comma = if index == 0 { "" } else { "," };
+            let values = || values.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+            match operator {
+                Operator::In => write!(f, "{comma}{key} in ({})", values())?,
+                Operator::NotIn => write!(f, "{comma}{key} notin ({})", values())?,
+                Operator::Exists => write!(f, "{comma}{key}")?,
+                Operator::DoesNotExist => write!(f, "{comma}!{key}")?,
+            }
+        }
+        Ok(())
     }
 }
 

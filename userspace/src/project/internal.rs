@@ -16,6 +16,8 @@ pub enum InternalSource {
     Configured,
     /// Pods of a node get their addresses from it.
     NodePodCidr,
+    /// Services get their addresses from it.
+    ServiceCidr,
     /// A node has the address.
     NodeAddress,
     /// A pod has it.
@@ -33,6 +35,7 @@ impl fmt::Display for InternalSource {
         f.write_str(match self {
             Self::Configured => "configured",
             Self::NodePodCidr => "a node's podCIDR",
+            Self::ServiceCidr => "a ServiceCIDR",
             Self::NodeAddress => "a node's address",
             Self::PodAddress => "a pod's address",
             Self::ServiceAddress => "a Service's address",
@@ -48,6 +51,7 @@ pub(super) enum Source<'a> {
     OwnAddress,
     NodePodCidr(&'a Stored<crate::objects::Node>),
     NodeAddress(&'a Stored<crate::objects::Node>),
+    ServiceCidr(&'a Stored<crate::objects::ServiceCidr>),
     Pod(&'a Stored<crate::objects::Pod>),
     Service(&'a Stored<crate::objects::Service>),
     ApiServer(&'a Stored<crate::objects::EndpointSlice>),
@@ -75,6 +79,11 @@ pub(super) fn each<'a>(input: &Input<'a>, mut tell: impl FnMut(IpNet, Source<'a>
             tell(host_net(*address), Source::NodeAddress(node));
         }
     }
+    for ranges in stores.service_cidrs.values() {
+        for range in &ranges.cidrs {
+            tell(*range, Source::ServiceCidr(ranges));
+        }
+    }
     for pod in stores.pods.values().filter(|pod| !pod.finished) {
         for address in pod.addresses.iter().filter(|address| is_of_a_host(address)) {
             tell(host_net(*address), Source::Pod(pod));
@@ -97,6 +106,25 @@ pub(super) fn each<'a>(input: &Input<'a>, mut tell: impl FnMut(IpNet, Source<'a>
     }
 }
 
+/// Whether anything is known of the inside. Where not all pods are known, their ranges have to be: those of other nodes
+/// would all be external.
+pub(super) fn is_known(input: &Input<'_>) -> bool {
+    let only_ranges = input.stores.only_local_pods;
+    let mut known = false;
+    each(input, |_, source| {
+        known |= match source {
+            Source::Configured | Source::NodePodCidr(_) => true,
+            Source::OwnAddress => false,
+            Source::NodeAddress(_)
+            | Source::ServiceCidr(_)
+            | Source::Pod(_)
+            | Source::Service(_)
+            | Source::ApiServer(_) => !only_ranges,
+        };
+    });
+    known
+}
+
 /// Loopback and its like are inside every host, not inside the cluster.
 fn is_of_a_host(address: &IpAddr) -> bool {
     !(address.is_loopback() || address.is_unspecified() || address.is_multicast())
@@ -117,6 +145,7 @@ impl Source<'_> {
             Self::OwnAddress => InternalSource::OwnAddress,
             Self::NodePodCidr(_) => InternalSource::NodePodCidr,
             Self::NodeAddress(_) => InternalSource::NodeAddress,
+            Self::ServiceCidr(_) => InternalSource::ServiceCidr,
             Self::Pod(_) => InternalSource::PodAddress,
             Self::Service(_) => InternalSource::ServiceAddress,
             Self::ApiServer(_) => InternalSource::ApiServer,
@@ -129,6 +158,10 @@ impl Source<'_> {
             Self::NodePodCidr(node) | Self::NodeAddress(node) => (
                 Some(ObjectRef::cluster(Kind::Node, &node.name)),
                 Some(node.origin.clone()),
+            ),
+            Self::ServiceCidr(ranges) => (
+                Some(ObjectRef::cluster(Kind::ServiceCIDR, &ranges.name)),
+                Some(ranges.origin.clone()),
             ),
             Self::Pod(pod) => (Some(ObjectRef::from(&pod.name)), Some(pod.origin.clone())),
             Self::Service(service) => (

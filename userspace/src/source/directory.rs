@@ -14,6 +14,7 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
+    Loaded,
     file::{Content, MAX_ERRORS, duplicate},
     stores::{AnyObject, Stores},
     watch::Watch,
@@ -41,27 +42,6 @@ pub enum OpenError {
     /// There are no inotify instances left.
     #[error("cannot watch files (inotify); is fs.inotify.max_user_instances exhausted?")]
     Inotify(#[source] nix::Error),
-}
-
-/// What a look at the source brought.
-#[derive(Clone, Debug, Default)]
-pub struct Loaded {
-    /// The objects.
-    pub stores: Stores,
-    /// What is wrong with the files.
-    pub problems: Vec<Problem>,
-}
-
-impl Loaded {
-    /// Of no cluster: there is nothing, and that is all.
-    pub fn nothing() -> Self {
-        let mut stores = Stores::default();
-        stores.set_complete(true);
-        Self {
-            stores,
-            problems: Vec::new(),
-        }
-    }
 }
 
 /// A directory of YAML files, watched.
@@ -336,8 +316,8 @@ fn is_yaml(name: &OsStr) -> bool {
 
 fn clashes(stores: &Stores, content: &Content) -> Vec<Problem> {
     let clash = |object: &AnyObject| {
-        let first = stores.origin(&object.reference())?;
-        Some(duplicate(object, first))
+        let first = stores.get(&object.reference())?;
+        Some(duplicate(object, first.origin()))
     };
     content
         .objects

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_saphyr::{Options, UserMessageFormatter};
 
@@ -12,7 +12,7 @@ use crate::{
         EgressPolicy, EgressPolicyManifest, GatewayManifest, Invalid, PolicyFieldError, ServiceEntryManifest,
         Stored,
     },
-    problem::Origin,
+    problem::{Origin, Place},
 };
 
 /// What a document holds.
@@ -106,33 +106,37 @@ impl Chunk<'_> {
 
     /// Reads it.
     pub(super) fn read(&self, file: &Arc<Path>) -> Result<Document, (Origin, DocumentError)> {
-        let origin = Origin::line(file.clone(), self.object_line());
+        let line = self.object_line();
+        let origin = || Origin::line(file.clone(), line);
         let header: Header = self.parse(file)?;
         let (api_version, kind) = match header {
             Header {
                 api_version: Some(api_version),
                 kind: Some(kind),
             } => (api_version, kind),
-            Header { .. } => return Err((origin, DocumentError::NoKind)),
+            Header { .. } => return Err((origin(), DocumentError::NoKind)),
         };
         let object = match (api_version.as_str(), kind.as_str()) {
-            ("v1", "Node") => AnyObject::Node(self.object::<core::Node, _>(origin)?),
-            ("v1", "Namespace") => AnyObject::Namespace(self.object::<core::Namespace, _>(origin)?),
-            ("v1", "Pod") => AnyObject::Pod(self.object::<core::Pod, _>(origin)?),
-            ("v1", "Service") => AnyObject::Service(self.object::<core::Service, _>(origin)?),
+            ("v1", "Node") => AnyObject::Node(self.object::<core::Node, _>(file, line)?),
+            ("v1", "Namespace") => AnyObject::Namespace(self.object::<core::Namespace, _>(file, line)?),
+            ("v1", "Pod") => AnyObject::Pod(self.object::<core::Pod, _>(file, line)?),
+            ("v1", "Service") => AnyObject::Service(self.object::<core::Service, _>(file, line)?),
             ("discovery.k8s.io/v1", "EndpointSlice") => {
-                AnyObject::EndpointSlice(self.object::<discovery::EndpointSlice, _>(origin)?)
+                AnyObject::EndpointSlice(self.object::<discovery::EndpointSlice, _>(file, line)?)
+            }
+            ("networking.k8s.io/v1", "ServiceCIDR") => {
+                AnyObject::ServiceCidr(self.object::<networking::ServiceCIDR, _>(file, line)?)
             }
             ("gateway.networking.k8s.io/v1" | "gateway.networking.k8s.io/v1beta1", "Gateway") => {
-                AnyObject::Gateway(self.object::<GatewayManifest, _>(origin)?)
+                AnyObject::Gateway(self.object::<GatewayManifest, _>(file, line)?)
             }
             (
                 "networking.istio.io/v1" | "networking.istio.io/v1beta1" | "networking.istio.io/v1alpha3",
                 "ServiceEntry",
-            ) => AnyObject::ServiceEntry(self.object::<ServiceEntryManifest, _>(origin)?),
-            ("sluice.dev/v1alpha1", "EgressPolicy") => AnyObject::EgressPolicy(self.policy(origin)?),
+            ) => AnyObject::ServiceEntry(self.object::<ServiceEntryManifest, _>(file, line)?),
+            ("sluice.dev/v1alpha1", "EgressPolicy") => AnyObject::EgressPolicy(self.policy(file, line)?),
             (_, kind) if kind == "List" || kind.ends_with("List") && header_is_list(self.text) => {
-                return Err((origin, DocumentError::List));
+                return Err((origin(), DocumentError::List));
             }
             (_, _) => return Ok(Document::Unknown(UnknownKind { api_version, kind })),
         };
@@ -146,49 +150,48 @@ impl Chunk<'_> {
                 Some(location) if location.line() > 0 => (location.line(), Some(location.column())),
                 Some(_) | None => (1, None),
             };
-            let origin = Origin {
+            let place = Place {
                 file: file.clone(),
                 line: self.first_line + line - 1,
                 column,
             };
-            (origin, DocumentError::Yaml(message(error)))
+            (Origin::File(place), DocumentError::Yaml(message(error)))
         })
     }
 
-    fn object<M, T>(&self, origin: Origin) -> Result<Arc<Stored<T>>, (Origin, DocumentError)>
+    fn object<M, T>(&self, file: &Arc<Path>, line: u64) -> Result<Arc<Stored<T>>, (Origin, DocumentError)>
     where
         M: DeserializeOwned,
         T: TryFrom<M, Error = Invalid>,
     {
-        let manifest: M = self.parse(&origin.file)?;
+        let manifest: M = self.parse(file)?;
+        let origin = Origin::line(file.clone(), line);
         match T::try_from(manifest) {
             Ok(object) => Ok(Arc::new(Stored { object, origin })),
             Err(error) => Err((origin, error.into())),
         }
     }
 
-    fn policy(&self, origin: Origin) -> Result<Arc<Stored<EgressPolicy>>, (Origin, DocumentError)> {
-        let manifest: EgressPolicyManifest = self.parse(&origin.file)?;
-        EgressPolicy::try_from(manifest)
-            .map(|object| {
-                Arc::new(Stored {
-                    object,
-                    origin: origin.clone(),
-                })
-            })
-            .map_err(|error| {
-                let line = error
-                    .place
-                    .map_or(origin.line, |place| self.first_line + place.line - 1);
-                (
-                    Origin {
-                        line,
-                        column: error.place.map(|place| place.column),
-                        ..origin
-                    },
-                    error.into(),
-                )
-            })
+    fn policy(
+        &self,
+        file: &Arc<Path>,
+        line: u64,
+    ) -> Result<Arc<Stored<EgressPolicy>>, (Origin, DocumentError)> {
+        let manifest: EgressPolicyManifest = self.parse(file)?;
+        match EgressPolicy::try_from(manifest) {
+            Ok(object) => Ok(Arc::new(Stored {
+                object,
+                origin: Origin::line(file.clone(), line),
+            })),
+            Err(error) => {
+                let place = Place {
+                    file: file.clone(),
+                    line: error.place.map_or(line, |place| self.first_line + place.line - 1),
+                    column: error.place.map(|place| place.column),
+                };
+                Err((Origin::File(place), error.into()))
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     facts::PodName,
     objects::{
         EgressPolicy, EndpointSlice, Gateway, Kind, Namespace, Node, ObjectName, ObjectRef, Pod, Service,
-        ServiceEntry, Stored,
+        ServiceCidr, ServiceEntry, Stored,
     },
     problem::Origin,
 };
@@ -40,6 +40,8 @@ pub struct Stores {
     pub services: BTreeMap<ObjectName, Arc<Stored<Service>>>,
     /// By namespace and name.
     pub endpoint_slices: BTreeMap<ObjectName, Arc<Stored<EndpointSlice>>>,
+    /// By name.
+    pub service_cidrs: BTreeMap<String, Arc<Stored<ServiceCidr>>>,
     /// By namespace and name.
     pub gateways: BTreeMap<ObjectName, Arc<Stored<Gateway>>>,
     /// By namespace and name.
@@ -48,10 +50,20 @@ pub struct Stores {
     pub policies: BTreeMap<String, Arc<Stored<EgressPolicy>>>,
     /// How many documents of kinds that are not read there are.
     pub ignored: BTreeMap<UnknownKind, usize>,
+    /// Of the pods, only those of this node are all there; of the others, those that somebody asks for.
+    pub only_local_pods: bool,
     complete: bool,
 }
 
 impl Stores {
+    /// Empty ones, in which not all pods of the cluster will be.
+    pub(super) fn of_one_node() -> Self {
+        Self {
+            only_local_pods: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether this is all that the source has. If it is not, objects may be missing that are there, and rules
     /// that are in the kernel must stay.
     pub const fn is_complete(&self) -> bool {
@@ -71,40 +83,131 @@ impl Stores {
             AnyObject::Pod(object) => add(&mut self.pods, object.name.clone(), object),
             AnyObject::Service(object) => add(&mut self.services, object.name.clone(), object),
             AnyObject::EndpointSlice(object) => add(&mut self.endpoint_slices, object.name.clone(), object),
+            AnyObject::ServiceCidr(object) => add(&mut self.service_cidrs, object.name.clone(), object),
             AnyObject::Gateway(object) => add(&mut self.gateways, object.name.clone(), object),
             AnyObject::ServiceEntry(object) => add(&mut self.service_entries, object.name.clone(), object),
             AnyObject::EgressPolicy(object) => add(&mut self.policies, object.name.clone(), object),
         }
     }
 
-    /// Where the object of this kind and name is written.
-    pub fn origin(&self, object: &ObjectRef) -> Option<&Origin> {
+    /// Adds an object, in the place of one of its kind and name.
+    pub fn put(&mut self, object: AnyObject) {
+        match object {
+            AnyObject::Node(object) => drop(self.nodes.insert(object.name.clone(), object)),
+            AnyObject::Namespace(object) => drop(self.namespaces.insert(object.name.clone(), object)),
+            AnyObject::Pod(object) => drop(self.pods.insert(object.name.clone(), object)),
+            AnyObject::Service(object) => drop(self.services.insert(object.name.clone(), object)),
+            AnyObject::EndpointSlice(object) => {
+                drop(self.endpoint_slices.insert(object.name.clone(), object))
+            }
+            AnyObject::ServiceCidr(object) => drop(self.service_cidrs.insert(object.name.clone(), object)),
+            AnyObject::Gateway(object) => drop(self.gateways.insert(object.name.clone(), object)),
+            AnyObject::ServiceEntry(object) => drop(self.service_entries.insert(object.name.clone(), object)),
+            AnyObject::EgressPolicy(object) => drop(self.policies.insert(object.name.clone(), object)),
+        }
+    }
+
+    /// The object of this kind and name.
+    pub fn get(&self, object: &ObjectRef) -> Option<AnyObject> {
         let ObjectRef {
             kind,
             namespace,
             name,
         } = object;
         let namespaced = || ObjectName::new(namespace.as_deref().unwrap_or_default(), name);
-        let pod = || PodName {
-            namespace: namespace.clone().unwrap_or_default(),
-            name: name.clone(),
-        };
         match kind {
-            Kind::Node => self.nodes.get(name).map(|stored| &stored.origin),
-            Kind::Namespace => self.namespaces.get(name).map(|stored| &stored.origin),
-            Kind::Pod => self.pods.get(&pod()).map(|stored| &stored.origin),
-            Kind::Service => self.services.get(&namespaced()).map(|stored| &stored.origin),
-            Kind::EndpointSlice => self
-                .endpoint_slices
-                .get(&namespaced())
-                .map(|stored| &stored.origin),
-            Kind::Gateway => self.gateways.get(&namespaced()).map(|stored| &stored.origin),
-            Kind::ServiceEntry => self
-                .service_entries
-                .get(&namespaced())
-                .map(|stored| &stored.origin),
-            Kind::EgressPolicy => self.policies.get(name).map(|stored| &stored.origin),
+            Kind::Node => self.nodes.get(name).cloned().map(AnyObject::Node),
+            Kind::Namespace => self.namespaces.get(name).cloned().map(AnyObject::Namespace),
+            Kind::Pod => self.pods.get(&pod_name(object)).cloned().map(AnyObject::Pod),
+            Kind::Service => self.services.get(&namespaced()).cloned().map(AnyObject::Service),
+            Kind::EndpointSlice => {
+                let slice = self.endpoint_slices.get(&namespaced()).cloned();
+                slice.map(AnyObject::EndpointSlice)
+            }
+            Kind::ServiceCIDR => self.service_cidrs.get(name).cloned().map(AnyObject::ServiceCidr),
+            Kind::Gateway => self.gateways.get(&namespaced()).cloned().map(AnyObject::Gateway),
+            Kind::ServiceEntry => {
+                let entry = self.service_entries.get(&namespaced()).cloned();
+                entry.map(AnyObject::ServiceEntry)
+            }
+            Kind::EgressPolicy => self.policies.get(name).cloned().map(AnyObject::EgressPolicy),
         }
+    }
+
+    /// Takes the object of this kind and name away. `false` if there is none.
+    pub fn remove(&mut self, object: &ObjectRef) -> bool {
+        let ObjectRef {
+            kind,
+            namespace,
+            name,
+        } = object;
+        let namespaced = || ObjectName::new(namespace.as_deref().unwrap_or_default(), name);
+        match kind {
+            Kind::Node => self.nodes.remove(name).is_some(),
+            Kind::Namespace => self.namespaces.remove(name).is_some(),
+            Kind::Pod => self.pods.remove(&pod_name(object)).is_some(),
+            Kind::Service => self.services.remove(&namespaced()).is_some(),
+            Kind::EndpointSlice => self.endpoint_slices.remove(&namespaced()).is_some(),
+            Kind::ServiceCIDR => self.service_cidrs.remove(name).is_some(),
+            Kind::Gateway => self.gateways.remove(&namespaced()).is_some(),
+            Kind::ServiceEntry => self.service_entries.remove(&namespaced()).is_some(),
+            Kind::EgressPolicy => self.policies.remove(name).is_some(),
+        }
+    }
+
+    /// Adds all objects of others; of two with the same name theirs stays.
+    pub fn absorb(&mut self, others: Self) {
+        let Self {
+            mut nodes,
+            mut namespaces,
+            mut pods,
+            mut services,
+            mut endpoint_slices,
+            mut service_cidrs,
+            mut gateways,
+            mut service_entries,
+            mut policies,
+            ignored,
+            only_local_pods: _,
+            complete: _,
+        } = others;
+        self.nodes.append(&mut nodes);
+        self.namespaces.append(&mut namespaces);
+        self.pods.append(&mut pods);
+        self.services.append(&mut services);
+        self.endpoint_slices.append(&mut endpoint_slices);
+        self.service_cidrs.append(&mut service_cidrs);
+        self.gateways.append(&mut gateways);
+        self.service_entries.append(&mut service_entries);
+        self.policies.append(&mut policies);
+        for (kind, count) in ignored {
+            *self.ignored.entry(kind).or_default() += count;
+        }
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+            + self.namespaces.len()
+            + self.pods.len()
+            + self.services.len()
+            + self.endpoint_slices.len()
+            + self.service_cidrs.len()
+            + self.gateways.len()
+            + self.service_entries.len()
+            + self.policies.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn pod_name(object: &ObjectRef) -> PodName {
+    PodName {
+        namespace: object.namespace.clone().unwrap_or_default(),
+        name: object.name.clone(),
     }
 }
 
@@ -131,6 +234,7 @@ pub enum AnyObject {
     Pod(Arc<Stored<Pod>>),
     Service(Arc<Stored<Service>>),
     EndpointSlice(Arc<Stored<EndpointSlice>>),
+    ServiceCidr(Arc<Stored<ServiceCidr>>),
     Gateway(Arc<Stored<Gateway>>),
     ServiceEntry(Arc<Stored<ServiceEntry>>),
     EgressPolicy(Arc<Stored<EgressPolicy>>),
@@ -145,6 +249,7 @@ impl AnyObject {
             Self::Pod(object) => ObjectRef::from(&object.name),
             Self::Service(object) => object.name.of_kind(Kind::Service),
             Self::EndpointSlice(object) => object.name.of_kind(Kind::EndpointSlice),
+            Self::ServiceCidr(object) => ObjectRef::cluster(Kind::ServiceCIDR, &object.name),
             Self::Gateway(object) => object.name.of_kind(Kind::Gateway),
             Self::ServiceEntry(object) => object.name.of_kind(Kind::ServiceEntry),
             Self::EgressPolicy(object) => ObjectRef::cluster(Kind::EgressPolicy, &object.name),
@@ -159,9 +264,26 @@ impl AnyObject {
             Self::Pod(object) => &object.origin,
             Self::Service(object) => &object.origin,
             Self::EndpointSlice(object) => &object.origin,
+            Self::ServiceCidr(object) => &object.origin,
             Self::Gateway(object) => &object.origin,
             Self::ServiceEntry(object) => &object.origin,
             Self::EgressPolicy(object) => &object.origin,
+        }
+    }
+
+    /// Whether it says the same, wherever it is written.
+    pub(super) fn says_what(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Node(a), Self::Node(b)) => a.object == b.object,
+            (Self::Namespace(a), Self::Namespace(b)) => a.object == b.object,
+            (Self::Pod(a), Self::Pod(b)) => a.object == b.object,
+            (Self::Service(a), Self::Service(b)) => a.object == b.object,
+            (Self::EndpointSlice(a), Self::EndpointSlice(b)) => a.object == b.object,
+            (Self::ServiceCidr(a), Self::ServiceCidr(b)) => a.object == b.object,
+            (Self::Gateway(a), Self::Gateway(b)) => a.object == b.object,
+            (Self::ServiceEntry(a), Self::ServiceEntry(b)) => a.object == b.object,
+            (Self::EgressPolicy(a), Self::EgressPolicy(b)) => a.object == b.object,
+            (_, _) => false,
         }
     }
 
@@ -173,6 +295,7 @@ impl AnyObject {
             Self::Pod(object) => Self::Pod(on_line(object, line)),
             Self::Service(object) => Self::Service(on_line(object, line)),
             Self::EndpointSlice(object) => Self::EndpointSlice(on_line(object, line)),
+            Self::ServiceCidr(object) => Self::ServiceCidr(on_line(object, line)),
             Self::Gateway(object) => Self::Gateway(on_line(object, line)),
             Self::ServiceEntry(object) => Self::ServiceEntry(on_line(object, line)),
             Self::EgressPolicy(object) => Self::EgressPolicy(on_line(object, line)),
@@ -181,8 +304,11 @@ impl AnyObject {
 }
 
 fn on_line<T: Clone>(mut object: Arc<Stored<T>>, line: u64) -> Arc<Stored<T>> {
-    if object.origin.line != line {
-        Arc::make_mut(&mut object).origin.line = line;
+    if let Origin::File(place) = &object.origin
+        && place.line != line
+        && let Origin::File(place) = &mut Arc::make_mut(&mut object).origin
+    {
+        place.line = line;
     }
     object
 }

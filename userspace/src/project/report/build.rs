@@ -42,11 +42,8 @@ pub(in super::super) fn report(
         service_entries: stores.service_entries.len(),
         ..Totals::default()
     };
-    let mut known = false;
-    internal::each(input, |_, source| {
-        totals.internal_ranges += 1;
-        known |= !matches!(source, internal::Source::OwnAddress);
-    });
+    internal::each(input, |_, _| totals.internal_ranges += 1);
+    let known = internal::is_known(input);
     let mut problems = Vec::new();
     for entry in stores.service_entries.values() {
         let state = registry::state(entry, input.names);
@@ -68,6 +65,7 @@ pub(in super::super) fn report(
     }
     findings::of_endpoints(&endpoints.pods, enforcement, &mut problems);
     findings::of_ranges(input, &mut problems);
+    problems.extend(findings::of_addresses(input, &endpoints.pods));
     problems.extend(captures.problems.iter().cloned());
     problems.sort_by_key(|problem| Reverse(problem.severity));
     Report {

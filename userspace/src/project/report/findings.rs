@@ -1,6 +1,9 @@
 //! What is probably not as somebody wishes.
 
+use std::net::IpAddr;
+
 use ebpf::{packet::Protocol, rules::Enforcement};
+use ipnet::IpNet;
 
 use super::{
     super::{
@@ -58,7 +61,7 @@ pub(super) fn of_policy(
         (
             ConditionName::InternalKnown,
             Severity::Error,
-            (!internal_known).then(|| unknown_inside(policy.mode)),
+            (!internal_known).then(|| unknown_inside(input)),
         ),
     ];
     for (name, severity, message) in findings {
@@ -96,15 +99,46 @@ fn nobody(report: &PolicyReport) -> Option<String> {
     Some(format!("no pod is {}; {effect}", missing.join(", ")))
 }
 
-fn unknown_inside(mode: Mode) -> String {
-    let effect = match mode {
-        Mode::Enforce => "everything that pods send is dropped, to each other, too",
-        Mode::Audit => "everything that pods send is reported as external",
+fn unknown_inside(input: &Input<'_>) -> String {
+    let unknown = if input.stores.only_local_pods {
+        "no range of pods is known: no Node has podCIDRs"
+    } else {
+        "nothing is known of the inside of the cluster (no Node, Pod or Service with an address)"
     };
     format!(
-        "nothing is known of the inside of the cluster (no Node, Pod or Service with an address, and no range \
-         configured): {effect}"
+        "{unknown}; rules are not loaded before --internal-cidr says which addresses pods and Services have"
     )
+}
+
+/// Pods of this node whose addresses are in no range: those of other nodes will not be, either.
+pub(super) fn of_addresses(input: &Input<'_>, pods: &[Local<'_>]) -> Option<Problem> {
+    if !input.stores.only_local_pods || input.stores.policies.is_empty() {
+        return None;
+    }
+    let mut ranges = Vec::new();
+    internal::each(input, |range, source| {
+        if !matches!(source, Source::Pod(_)) {
+            ranges.push(range);
+        }
+    });
+    let ranges = IpNet::aggregate(&ranges);
+    let covered = |address: &IpAddr| ranges.iter().any(|range| range.contains(address));
+    let mut outside = pods.iter().filter_map(|local| {
+        let address = local.pod.addresses.iter().find(|address| !covered(address))?;
+        (!local.pod.host_network).then_some((local.pod, address))
+    });
+    let (pod, address) = outside.next()?;
+    let others = match outside.count() {
+        0 => String::new(),
+        count => format!(", and so are those of {count} other pods"),
+    };
+    let message = format!(
+        "its address {address} is in no range that is known to be inside the cluster{others}: pods like it on other nodes \
+         count as external; if they do not get their addresses from their Node's podCIDRs, --internal-cidr has to say \
+         from where"
+    );
+    let problem = Problem::new(Severity::Warning, message).about(ObjectRef::from(&pod.name));
+    Some(problem.at(pod.origin.clone()))
 }
 
 /// The cluster's own resolver, if this policy keeps it from asking outside.

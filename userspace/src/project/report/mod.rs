@@ -254,6 +254,14 @@ pub enum RegistryState {
     Workloads,
 }
 
+impl Report {
+    /// Whether enough is known of the inside of the cluster to tell it from the outside.
+    pub fn knows_inside(&self) -> bool {
+        let mut conditions = self.policies.iter().flat_map(|policy| &policy.conditions);
+        conditions.all(|condition| condition.ok || condition.name != ConditionName::InternalKnown)
+    }
+}
+
 impl RegistryState {
     /// Whether gateways may go anywhere because of it.
     pub const fn has_effect(self) -> bool {
