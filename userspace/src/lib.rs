@@ -18,6 +18,7 @@ pub mod facts;
 pub mod health;
 mod http;
 pub mod inpod;
+pub mod kubernetes;
 pub mod metrics;
 pub mod names;
 mod netlink;

@@ -23,6 +23,14 @@ impl User {
         }
     }
 
+    /// The namespace that it works in unless it names another: a service account's own.
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Anonymous | Self::Admin => "default",
+            Self::ServiceAccount(namespace, _) => namespace,
+        }
+    }
+
     /// The groups that it is in.
     pub(super) fn groups(&self) -> Vec<String> {
         match self {

@@ -16,7 +16,7 @@ pub struct Kubeconfig {
 }
 
 impl Kubeconfig {
-    pub(super) fn write(url: &str, token: &str) -> Result<Self> {
+    pub(super) fn write(url: &str, namespace: &str, token: &str) -> Result<Self> {
         let directory = TempDir::with_prefix("sluice-kubeconfig-").context("making a directory")?;
         let config = Self { directory };
         config.write_token(token)?;
@@ -26,7 +26,7 @@ impl Kubeconfig {
             "current-context": "test",
             "clusters": [{"name": "test", "cluster": {"server": url}}],
             "users": [{"name": "test", "user": {"tokenFile": config.token_file()}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
         });
         let path = config.path();
         fs::write(&path, content.to_string()).with_context(|| format!("writing {}", path.display()))?;

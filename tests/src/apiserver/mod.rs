@@ -167,7 +167,8 @@ impl ApiServer {
 
     /// A configuration for whoever is where the agent is.
     pub fn kubeconfig(&self, user: &User) -> Result<Kubeconfig> {
-        Kubeconfig::write(&self.url(), &self.shared.tokens().issue(user.clone()))
+        let token = self.shared.tokens().issue(user.clone());
+        Kubeconfig::write(&self.url(), user.namespace(), &token)
     }
 
     /// A client for the test itself.
@@ -175,6 +176,7 @@ impl ApiServer {
         let token = self.shared.tokens().issue(user.clone());
         let mut config = kube::Config::new(self.local_url().parse()?);
         config.auth_info.token = Some(token.into());
+        user.namespace().clone_into(&mut config.default_namespace);
         Ok(kube::Client::try_from(config)?)
     }
 

@@ -333,6 +333,11 @@ impl Subject<'_> {
             let mut kept = old.clone();
             meta::carry(&mut kept, object, &["status"]);
             meta::carry(&mut kept, object, &["metadata", "managedFields"]);
+            // Kinds of the core take these by this way, too; custom resources do not.
+            if self.resource.group.is_empty() {
+                meta::carry(&mut kept, object, &["metadata", "labels"]);
+                meta::carry(&mut kept, object, &["metadata", "annotations"]);
+            }
             *object = kept;
         } else if self.version.status {
             meta::carry(object, old, &["status"]);

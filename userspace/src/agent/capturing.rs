@@ -25,6 +25,9 @@ use crate::{
     zds::{self, Progress},
 };
 
+/// How far the capture of a pod is: all of it.
+pub(super) const ENROLLED: &str = "enrolled";
+
 /// What captures, beside the programs.
 pub(super) struct Capturing {
     keeper: Keeper,
@@ -219,9 +222,9 @@ impl Capturing {
         let progress = captured.iter().map(|(cookie, pod)| {
             let word = match (self.failed.get(cookie), &pod.workload) {
                 (Some(reason), _) => reason.clone(),
-                (None, None) => "enrolled".to_owned(),
+                (None, None) => ENROLLED.to_owned(),
                 (None, Some(workload)) => match state.workloads.get(&workload.uid) {
-                    Some(Progress::Acked(netns)) if netns == cookie => "enrolled".to_owned(),
+                    Some(Progress::Acked(netns)) if netns == cookie => ENROLLED.to_owned(),
                     Some(Progress::Refused(reason)) => format!("ztunnel refuses it: {reason}"),
                     Some(Progress::Acked(_) | Progress::Pending) | None => "waits for ztunnel".to_owned(),
                 },

@@ -13,6 +13,7 @@ mod known_proxies;
 pub(crate) mod lock;
 mod pass;
 mod probe;
+pub mod published;
 mod snapshot;
 pub mod status;
 mod translate;

@@ -16,6 +16,7 @@ use super::{
     Settings,
     capturing::Capturing,
     enrolments::Enrolments,
+    published::Published,
     status::Status,
     translate::{self, Who},
     verdicts::Verdicts,
@@ -52,6 +53,7 @@ pub(super) struct Agent {
     pub(super) progress: BTreeMap<NetnsCookie, String>,
     allowed_wanted: watch::Receiver<usize>,
     pub(super) who: watch::Sender<Arc<Who>>,
+    pub(super) published: watch::Sender<Arc<Published>>,
     pub(super) stores: Stores,
     pub(super) facts: Facts,
     names: Arc<Names>,
@@ -111,6 +113,7 @@ impl Agent {
             progress: BTreeMap::new(),
             allowed_wanted,
             who,
+            published: watch::Sender::default(),
             stores: Stores::default(),
             facts: Facts::default(),
             names: Arc::default(),
@@ -176,6 +179,7 @@ impl Agent {
         self.observe(&mut problems);
         self.tell_who(view.as_ref());
         self.update_status(view.as_ref(), applied, problems);
+        self.publish(applied);
     }
 
     /// Does what can wait until the rules are in the kernel.
