@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
+use super::call::Target;
+
 /// Whoever asks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
@@ -43,6 +47,17 @@ impl User {
             ],
         }
     }
+}
+
+/// The answer to a `TokenRequest` for the service account that a path names.
+pub(super) fn token_request(tokens: &mut Tokens, target: &Target) -> Value {
+    let (namespace, name) = target.key();
+    json!({
+        "kind": "TokenRequest",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {"name": name, "namespace": namespace},
+        "status": {"token": tokens.issue(User::ServiceAccount(namespace.clone(), name.clone()))},
+    })
 }
 
 /// The tokens that are good.

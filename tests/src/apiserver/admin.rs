@@ -31,13 +31,13 @@ pub(super) trait Admin {
         })
     }
 
-    fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
+    fn patch(&self, path: &str, change: &Value) -> Result<Value> {
         self.call(Request {
             method: "PATCH",
             path,
             query: "",
             content: "application/merge-patch+json",
-            body: patch,
+            body: change,
         })
     }
 

@@ -4,7 +4,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment},
         coordination::v1::Lease,
-        core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount},
+        core::v1::{ConfigMap, Event, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         events::v1::Event as NewEvent,
         networking::v1::{NetworkPolicy, ServiceCIDR},
@@ -60,6 +60,12 @@ const ROWS: &[Row] = &[
     row::<Namespace>(["", "v1", "Namespace", "namespaces"], false, true, &["ns"]),
     row::<Node>(["", "v1", "Node", "nodes"], false, true, &["no"]),
     row::<Pod>(["", "v1", "Pod", "pods"], true, true, &["po"]),
+    row::<ResourceQuota>(
+        ["", "v1", "ResourceQuota", "resourcequotas"],
+        true,
+        true,
+        &["quota"],
+    ),
     row::<Secret>(["", "v1", "Secret", "secrets"], true, false, &[]),
     row::<Service>(["", "v1", "Service", "services"], true, true, &["svc"]),
     row::<ServiceAccount>(

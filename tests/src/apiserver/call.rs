@@ -92,6 +92,11 @@ impl Target {
         (text(&self.namespace), text(&self.name))
     }
 
+    /// Whether it is where tokens of service accounts are asked for.
+    pub(super) fn is_token(&self) -> bool {
+        self.plural == "serviceaccounts" && self.subresource.as_deref() == Some("token")
+    }
+
     /// What a method does to it.
     pub(super) fn verb(&self, method: &Method, query: &Query) -> Result<Verb, Refusal> {
         let named = self.name.is_some();

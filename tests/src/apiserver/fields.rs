@@ -220,7 +220,7 @@ pub(super) fn remove(object: &mut Value, path: &[String], stays: &dyn Fn(&[Strin
 
 fn remove_below(
     value: &mut Value,
-    part: &String,
+    part: &str,
     rest: &[String],
     above: &mut Path,
     stays: &dyn Fn(&[String]) -> bool,
@@ -236,7 +236,7 @@ fn remove_below(
     };
     let Some(child) = child else { return };
     if let [next, rest @ ..] = rest {
-        above.push(part.clone());
+        above.push(part.to_owned());
         remove_below(child, next, rest, above, stays);
         let is_empty =
             child.as_object().is_some_and(Map::is_empty) || child.as_array().is_some_and(Vec::is_empty);

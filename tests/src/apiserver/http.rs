@@ -9,13 +9,15 @@ use axum::{
     http::{Response, StatusCode, header},
 };
 use futures_util::stream;
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{
-    Shared,
+    Shared, access,
     call::{Call, Query, Target, Verb},
     discovery, list, objects, rbac,
     refusal::Refusal,
+    table,
     watch::Watch,
 };
 
@@ -59,7 +61,7 @@ async fn serve(shared: &Arc<Shared>, request: Request) -> Result<Response<Body>,
             return Ok(respond(200, "text/plain; charset=utf-8", Body::from("ok")));
         }
         let document = discovery::document(&shared.store(), path)?;
-        return Ok(respond(200, JSON, Body::from(document.to_string())));
+        return Ok(json(200, &document));
     };
     let body = to_bytes(body, LONGEST_BODY)
         .await
@@ -77,13 +79,29 @@ async fn serve(shared: &Arc<Shared>, request: Request) -> Result<Response<Body>,
         }
         Verb::List => {
             let list = list::list(&shared.store(), &call)?;
-            Ok(respond(200, JSON, Body::from(list.body(&call.target.version))))
+            let version = &call.target.version;
+            if table::is_wanted(&call.accept) {
+                let objects = list.objects(version);
+                return Ok(json(
+                    200,
+                    &table::table(&list.resource, version, list.version, &objects),
+                ));
+            }
+            Ok(respond(200, JSON, Body::from(list.body(version))))
+        }
+        Verb::Create if call.target.is_token() => {
+            let review = access::token_request(&mut shared.tokens(), &call.target);
+            Ok(json(201, &review))
         }
         Verb::Get | Verb::Create | Verb::Update | Verb::Patch | Verb::Delete | Verb::Deletecollection => {
             let (code, object) = objects::serve(&mut shared.store(), &call)?;
-            Ok(respond(code, JSON, Body::from(object.to_string())))
+            Ok(json(code, &object))
         }
     }
+}
+
+fn json(code: u16, value: &Value) -> Response<Body> {
+    respond(code, JSON, Body::from(value.to_string()))
 }
 
 fn respond(code: u16, content: &'static str, body: Body) -> Response<Body> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A kubeconfig and the file of its token, gone when it is dropped.
@@ -16,7 +16,8 @@ pub struct Kubeconfig {
 }
 
 impl Kubeconfig {
-    pub(super) fn write(url: &str, namespace: &str, token: &str) -> Result<Self> {
+    /// Of a cluster as kubeconfigs describe one, and the namespace to work in unless another is named.
+    pub(super) fn write(cluster: &Value, namespace: &str, token: &str) -> Result<Self> {
         let directory = TempDir::with_prefix("sluice-kubeconfig-").context("making a directory")?;
         let config = Self { directory };
         config.write_token(token)?;
@@ -24,7 +25,7 @@ impl Kubeconfig {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": url}}],
+            "clusters": [{"name": "test", "cluster": cluster}],
             "users": [{"name": "test", "user": {"tokenFile": config.token_file()}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
         });

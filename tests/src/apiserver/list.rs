@@ -3,7 +3,7 @@
 use std::{ops::Bound, sync::Arc};
 
 use axum::body::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     call::Call,
@@ -138,6 +138,15 @@ fn read_version(store: &Store, resource: &Resource, call: &Call) -> Result<u64, 
 }
 
 impl List {
+    /// What is in it, as values.
+    pub(super) fn objects(&self, version: &str) -> Vec<Value> {
+        let api_version = self.resource.api_version(version);
+        self.items
+            .iter()
+            .map(|stored| stored.value(&api_version))
+            .collect()
+    }
+
     /// As a body.
     pub(super) fn body(&self, version: &str) -> Bytes {
         let api_version = self.resource.api_version(version);

@@ -55,12 +55,12 @@ pub(super) fn stamp(object: &mut Value) -> Result<(), Refusal> {
 /// Puts the value of `from` at `names` into `into`, or takes away what is there.
 pub(super) fn carry(into: &mut Value, from: &Value, names: &[&str]) {
     let [parents @ .., last] = names else { return };
-    let pointer: String = parents.iter().map(|name| format!("/{name}")).collect();
-    let found = from
-        .pointer(&pointer)
-        .and_then(|parent| parent.get(last))
+    let found = names
+        .iter()
+        .try_fold(from, |value, name| value.get(name))
         .cloned();
-    let Some(Value::Object(parent)) = into.pointer_mut(&pointer) else {
+    let parent = parents.iter().try_fold(into, |value, name| value.get_mut(name));
+    let Some(Value::Object(parent)) = parent else {
         return;
     };
     match found {

@@ -14,6 +14,7 @@ mod admin;
 mod apply;
 mod builtin;
 mod call;
+mod cluster;
 pub mod crds;
 mod discovery;
 mod faults;
@@ -27,11 +28,13 @@ mod networks;
 mod objects;
 mod place;
 mod rbac;
+mod real;
 mod refusal;
 mod rules;
 mod schema;
 mod selectors;
 mod store;
+mod table;
 mod validate;
 mod watch;
 
@@ -58,7 +61,9 @@ use self::{
     place::Place,
     store::Store,
 };
-pub use self::{access::User, call::Verb, kubeconfig::Kubeconfig, rbac::Asked, refusal::Refusal};
+pub use self::{
+    access::User, call::Verb, cluster::Cluster, kubeconfig::Kubeconfig, rbac::Asked, refusal::Refusal,
+};
 use crate::netns::{Netns, on_thread};
 
 /// What requests share.
@@ -168,7 +173,7 @@ impl ApiServer {
     /// A configuration for whoever is where the agent is.
     pub fn kubeconfig(&self, user: &User) -> Result<Kubeconfig> {
         let token = self.shared.tokens().issue(user.clone());
-        Kubeconfig::write(&self.url(), user.namespace(), &token)
+        Kubeconfig::write(&json!({"server": self.url()}), user.namespace(), &token)
     }
 
     /// A client for the test itself.
@@ -261,8 +266,8 @@ impl ApiServer {
     }
 
     /// Merges a patch into the object at a path.
-    pub fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
-        Admin::patch(self, path, patch)
+    pub fn patch(&self, path: &str, change: &Value) -> Result<Value> {
+        Admin::patch(self, path, change)
     }
 
     /// Deletes the object at a path.

@@ -87,7 +87,7 @@ impl Subject<'_> {
         if store.get(&self.resource.id(), &key).is_some() {
             return Err(Refusal::exists(self.resource, &key.1));
         }
-        self.place(store, key, None, object, Writer::Update)
+        self.place(store, &key, None, object, Writer::Update)
     }
 
     /// Checks that a body is an object of this kind at this place, and says what it is called.
@@ -144,7 +144,7 @@ impl Subject<'_> {
             );
             return Err(Refusal::invalid(self.resource, &self.key.1, &[fault]));
         }
-        self.place(store, self.key.clone(), Some(&old), object, Writer::Update)
+        self.place(store, &self.key, Some(&old), object, Writer::Update)
     }
 
     fn patch(&self, store: &mut Store) -> Result<Answer, Refusal> {
@@ -156,7 +156,7 @@ impl Subject<'_> {
                 let mut object = self.shown(&old);
                 merge(&mut object, &patch);
                 self.accept(&mut object)?;
-                self.place(store, self.key.clone(), Some(&old), object, Writer::Update)
+                self.place(store, &self.key, Some(&old), object, Writer::Update)
             }
             "application/apply-patch+yaml" => self.apply(store, old.as_ref(), patch),
             _ => Err(Refusal::unsupported(
@@ -191,7 +191,7 @@ impl Subject<'_> {
             force: self.call.query.is_true("force"),
             reach: self.reach(),
         })?;
-        self.place(store, self.key.clone(), old, merged, Writer::Apply)
+        self.place(store, &self.key, old, merged, Writer::Apply)
     }
 
     /// Which fields a write through this path may change.
@@ -216,7 +216,7 @@ impl Subject<'_> {
     fn place(
         &self,
         store: &mut Store,
-        key: Key,
+        key: &Key,
         old: Option<&Arc<Stored>>,
         mut object: Value,
         writer: Writer,
@@ -247,7 +247,7 @@ impl Subject<'_> {
         let finished =
             !stored.value["metadata"]["deletionTimestamp"].is_null() && !has_finalizers(&stored.value);
         if finished {
-            store.remove(&self.resource.id(), &key);
+            store.remove(&self.resource.id(), key);
         }
         Ok((code, self.shown(&stored)))
     }
@@ -278,7 +278,7 @@ impl Subject<'_> {
     }
 
     fn begin(&self, store: &Store, object: &mut Value) -> Result<(), Refusal> {
-        let namespace = ("".to_owned(), self.key.0.clone());
+        let namespace = (String::new(), self.key.0.clone());
         if self.resource.namespaced {
             let found = store
                 .kinds

@@ -46,10 +46,8 @@ impl Asked {
             None => plural.clone(),
         };
         // Whoever lists one object by its name asks for that one.
-        let fields = call.query.get("fieldSelector").split(',');
-        let selected = fields
-            .filter_map(|term| term.strip_prefix("metadata.name="))
-            .next();
+        let mut fields = call.query.get("fieldSelector").split(',');
+        let selected = fields.find_map(|term| term.strip_prefix("metadata.name="));
         let name = name
             .as_deref()
             .or(selected.map(|name| name.trim_start_matches('=')));

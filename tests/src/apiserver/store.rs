@@ -24,7 +24,6 @@ pub(super) struct Stored {
     pub(super) value: Value,
     /// The same as text, so that a list of thousands is cheap.
     json: Bytes,
-    pub(super) version: u64,
 }
 
 impl Stored {
@@ -33,7 +32,6 @@ impl Stored {
         Self {
             json: Bytes::from(value.to_string()),
             value,
-            version,
         }
     }
 

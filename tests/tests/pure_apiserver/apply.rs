@@ -21,7 +21,7 @@ fn shown(node: &Node) -> String {
         .join(" ")
 }
 
-async fn nodes() -> Result<(ApiServer, Api<Node>)> {
+fn nodes() -> Result<(ApiServer, Api<Node>)> {
     let (server, client) = stand()?;
     server.apply_object(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}))?;
     Ok((server, Api::all(client)))
@@ -29,7 +29,7 @@ async fn nodes() -> Result<(ApiServer, Api<Node>)> {
 
 #[tokio::test]
 async fn items_of_a_list_map_have_owners_of_their_own() -> Result<()> {
-    let (_server, nodes) = nodes().await?;
+    let (_server, nodes) = nodes()?;
     let apply = async |manager: &str, list: &[(&str, &str)]| {
         let patch = Patch::Apply(conditions(list));
         nodes
@@ -51,7 +51,7 @@ async fn items_of_a_list_map_have_owners_of_their_own() -> Result<()> {
 
 #[tokio::test]
 async fn what_somebody_else_owns_is_a_conflict() -> Result<()> {
-    let (_server, nodes) = nodes().await?;
+    let (_server, nodes) = nodes()?;
     let one = Patch::Apply(conditions(&[("A", "True")]));
     nodes
         .patch_status("node-1", &PatchParams::apply("one"), &one)
@@ -64,9 +64,7 @@ async fn what_somebody_else_owns_is_a_conflict() -> Result<()> {
     let refused = nodes
         .patch_status("node-1", &PatchParams::apply("three"), &other)
         .await;
-    let kube::Error::Api(status) = refused.err().context("no conflict")? else {
-        anyhow::bail!("no answer")
-    };
+    let status = refusal(refused)?;
     assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
     let causes = status.details.map(|details| details.causes).unwrap_or_default();
     assert_eq!(causes.len(), 2);
@@ -88,7 +86,7 @@ async fn what_somebody_else_owns_is_a_conflict() -> Result<()> {
 
 #[tokio::test]
 async fn updates_own_what_they_change() -> Result<()> {
-    let (_server, nodes) = nodes().await?;
+    let (_server, nodes) = nodes()?;
     let params = PatchParams {
         field_manager: Some("editor".to_owned()),
         ..PatchParams::default()
@@ -115,7 +113,7 @@ async fn updates_own_what_they_change() -> Result<()> {
 
 #[tokio::test]
 async fn applying_the_same_is_no_new_version() -> Result<()> {
-    let (_server, nodes) = nodes().await?;
+    let (_server, nodes) = nodes()?;
     let patch = Patch::Apply(conditions(&[("A", "True")]));
     let first = nodes
         .patch_status("node-1", &PatchParams::apply("one"), &patch)

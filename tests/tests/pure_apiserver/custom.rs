@@ -326,3 +326,45 @@ async fn status_has_rules_of_its_own() -> Result<()> {
     assert!(message(refused)?.ends_with("status.conditions[0].type: Required value"));
     Ok(())
 }
+
+#[tokio::test]
+async fn columns_make_a_table() -> Result<()> {
+    let (server, gadgets) = gadgets()?;
+    gadgets
+        .create(&PostParams::default(), &gadget(&json!({"mode": "Fast"}))?)
+        .await?;
+    server.patch(
+        "/apis/example.com/v1/namespaces/default/gadgets/one/status",
+        &json!({"status": {"conditions": [{"type": "Other", "status": "?"}, {"type": "Ready", "status": "True"}]}}),
+    )?;
+    let request = axum::http::Request::get("/apis/example.com/v1/gadgets")
+        .header("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")
+        .body(Vec::new())?;
+    let table: Value = gadgets.into_client().request(request).await?;
+    let heads: Vec<_> = table["columnDefinitions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|column| column["name"].clone())
+        .collect();
+    assert_eq!(heads, ["Name", "Mode", "Ready", "Age"]);
+    let cells = &table["rows"][0]["cells"];
+    assert_eq!(
+        cells.as_array().context("no cells")?[..3],
+        ["one", "Fast", "True"].map(|cell| json!(cell))
+    );
+    assert!(cells[3].as_str().is_some_and(|age| age.ends_with('s')), "{cells}");
+    Ok(())
+}
+
+/// What is installed is what the server takes.
+#[tokio::test]
+async fn what_is_in_deploy_is_accepted() -> Result<()> {
+    let (server, _) = stand()?;
+    for file in ["namespace", "crds", "rbac", "daemonset"] {
+        let path = format!("{}/../deploy/base/{file}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let yaml = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        server.apply(&yaml).with_context(|| format!("applying {path}"))?;
+    }
+    Ok(())
+}

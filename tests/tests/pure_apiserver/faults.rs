@@ -20,14 +20,7 @@ async fn an_old_version_is_gone() -> Result<()> {
     let mut events = maps.watch(&WatchParams::default(), &version).await?.boxed();
     server.expire();
     let late = maps.watch(&WatchParams::default(), &version).await;
-    let refused = match late {
-        Err(kube::Error::Api(status)) => *status,
-        Err(error) => return Err(error.into()),
-        Ok(events) => match next(&mut events.boxed()).await? {
-            WatchEvent::Error(status) => *status,
-            event => anyhow::bail!("{event:?}"),
-        },
-    };
+    let refused = refusal(late.map(|_| "a watch"))?;
     assert_eq!((refused.code, refused.reason.as_str()), (410, "Expired"));
     let event = next(&mut events).await?;
     assert!(
@@ -49,7 +42,7 @@ async fn a_stopped_server_ends_watches_and_refuses() -> Result<()> {
     assert!(maps.get("one").await.is_err());
     server.restart()?;
     maps.get("one").await?;
-    maps.watch(&WatchParams::default(), &version).await?;
+    let _events = maps.watch(&WatchParams::default(), &version).await?;
     Ok(())
 }
 
@@ -109,7 +102,7 @@ fn it_listens_in_a_namespace() -> Result<()> {
     })?
 }
 
-async fn client(config: &Kubeconfig) -> Result<Client> {
+pub(super) async fn client(config: &Kubeconfig) -> Result<Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(config.path())?;
     let config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;

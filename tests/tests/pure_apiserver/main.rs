@@ -2,9 +2,11 @@
 
 mod access;
 mod apply;
+mod cluster;
 mod custom;
 mod faults;
 mod read;
+mod scale;
 mod write;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +15,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::{
     Api, Client,
     api::{WatchEvent, WatchParams},
+    core::Status,
 };
 use serde_json::{Value, json};
 use sluice_tests::{
@@ -45,20 +48,23 @@ fn typed<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
     serde_json::from_value(value).context("not of its kind")
 }
 
+/// How a call was refused.
+fn refusal<T: std::fmt::Debug>(result: kube::Result<T>) -> Result<Status> {
+    let error = result.err().context("it was not refused")?;
+    let kube::Error::Api(status) = error else {
+        return Err(error).context("it was not answered");
+    };
+    Ok(*status)
+}
+
 /// The code with which a call was refused.
 fn code<T: std::fmt::Debug>(result: kube::Result<T>) -> Result<u16> {
-    match result.err().context("it was not refused")? {
-        kube::Error::Api(status) => Ok(status.code),
-        error => Err(error.into()),
-    }
+    Ok(refusal(result)?.code)
 }
 
 /// The message with which a call was refused.
 fn message<T: std::fmt::Debug>(result: kube::Result<T>) -> Result<String> {
-    match result.err().context("it was not refused")? {
-        kube::Error::Api(status) => Ok(status.message),
-        error => Err(error.into()),
-    }
+    Ok(refusal(result)?.message)
 }
 
 /// The next event of a watch.
