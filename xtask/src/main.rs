@@ -3,8 +3,10 @@
 mod bench;
 mod bpf_linker;
 mod build_ebpf;
+mod certificates;
 mod crds;
 mod demo;
+mod envoy;
 mod kubectl;
 mod lint;
 mod packages;

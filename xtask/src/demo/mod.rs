@@ -1,8 +1,5 @@
 //! `cargo xtask demo`: see it with your own eyes.
 
-mod certificates;
-mod envoy;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -15,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::{build_ebpf, packages, shell, vm};
+use crate::{build_ebpf, certificates, envoy, packages, shell, vm};
 
 /// What the demonstration calls.
 const TOOLS: [(&str, &str); 4] = [

@@ -16,6 +16,9 @@ use crate::shell;
 pub(super) enum Scope {
     /// Nothing but itself.
     Host,
+    /// Network namespaces and real proxies: needs root. Too large for the virtual machines; what in it differs between
+    /// kernels, the other tests show.
+    Proxies,
     /// Network namespaces, cgroups and the kernel's programs: needs root, and differs between kernels.
     Node,
 }
@@ -111,10 +114,12 @@ fn read(line: &str) -> Result<Option<Executable>> {
         .into_owned();
     // Integration tests of the agent and of the bench make namespaces; everything else is pure.
     let integration = target.kind.iter().any(|kind| kind == "test");
-    let scope = if integration && package != "ebpf" && !target.name.starts_with("pure") {
-        Scope::Node
-    } else {
+    let scope = if !integration || package == "ebpf" || target.name.starts_with("pure") {
         Scope::Host
+    } else if target.name == "examples" {
+        Scope::Proxies
+    } else {
+        Scope::Node
     };
     Ok(Some(Executable {
         name: format!("{package}/{}", target.name),

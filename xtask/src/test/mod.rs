@@ -20,11 +20,13 @@ use self::{
     executables::{Executable, Scope},
     tally::{Counts, Tally},
 };
-use crate::{build_ebpf, kubectl, packages, shell, vm};
+use crate::{build_ebpf, certificates, envoy, kubectl, packages, shell, vm};
 
 /// How long the tests may take in an emulated machine.
 const VM_TIMEOUT: Duration = Duration::from_mins(35);
 const VM_MEMORY_MIB: u64 = 1536;
+/// What the tests with real proxies call besides.
+const PROXY_TOOLS: [(&str, &str); 2] = [("curl", "curl"), ("dnsmasq", "dnsmasq-base")];
 /// What the tests call inside their namespaces.
 const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("tc", "iproute2")];
 
@@ -70,12 +72,25 @@ impl Test {
     fn on_host(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
         let env = [("SLUICE_KUBECTL", kubectl::ensure()?)];
         for executable in executables {
-            if executable.scope == Scope::Node && !shell::is_root() {
-                eprintln!(
-                    "==> {}: needs root, runs in the virtual machines only",
-                    executable.name
-                );
-                continue;
+            match executable.scope {
+                Scope::Host => {}
+                Scope::Node if shell::is_root() => {}
+                Scope::Node => {
+                    eprintln!(
+                        "==> {}: needs root, runs in the virtual machines only",
+                        executable.name
+                    );
+                    continue;
+                }
+                Scope::Proxies if shell::is_root() => {
+                    packages::ensure(&PROXY_TOOLS, "the examples are tried with real proxies")?;
+                    certificates::ensure()?;
+                    envoy::ensure()?;
+                }
+                Scope::Proxies => {
+                    eprintln!("==> {}: needs root, does not run", executable.name);
+                    continue;
+                }
             }
             shell::step(&format!("{} (this machine)", executable.name));
             let counts = executable.run(self.filter.as_deref(), &env)?;

@@ -5,7 +5,6 @@ mod capture;
 mod dns;
 mod judge;
 mod probe;
-mod server;
 mod show;
 mod stage;
 mod standing;

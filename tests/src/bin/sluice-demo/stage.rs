@@ -13,10 +13,10 @@ use sluice_tests::{
     bench::addresses::{REGISTERED, UNREGISTERED},
     command,
     echo::Echo,
+    example::{self, Example},
+    server::{Place, Server, dnsmasq, envoy},
 };
 use tempfile::TempDir;
-
-use crate::server::{Place, Server};
 
 /// The host that the example registers.
 pub(crate) const REGISTERED_HOST: &str = "httpbin.org";
@@ -30,9 +30,6 @@ pub(crate) const GATEWAY_SERVICE: [&str; 2] = ["10.96.0.80", "fd00:10:96::80"];
 pub(crate) const DNS_SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::10"];
 /// Where pods answer each other.
 pub(crate) const ECHO_PORT: u16 = 7;
-
-/// The file of the policy in an example.
-pub(crate) const POLICY: &str = "egresspolicy";
 
 /// What the demonstration is made of.
 #[derive(Debug)]
@@ -67,13 +64,14 @@ impl Stage {
         let folder =
             TempDir::with_prefix("sluice-demo-").context("making a folder for configurations and logs")?;
         let bench = Bench::create()?;
-        // Their order gives them the addresses that the example says.
-        let client = bench.pod("app", "client-a")?;
-        let neighbour = bench.pod("app", "client-b")?;
-        let gateway = bench.pod("egress", "waypoint")?;
-        let resolver = bench.pod("kube-system", "resolver")?;
-        let pods = [&client, &neighbour, &gateway, &resolver];
-        let policy = declare(&bench, &ingredients.example, &pods, &[])?;
+        let example = Example::open(&ingredients.example, "")?;
+        let mut pods = example.pods(&bench)?;
+        let policy = example.declare(&bench, &pods)?;
+        let mut take = |name| anyhow::Ok(example::take(&mut pods, name)?.pod);
+        let client = take("client-a")?;
+        let neighbour = take("client-b")?;
+        let gateway = take("waypoint")?;
+        let resolver = take("resolver")?;
         bench.node().run(|| command::nft(KUBE_PROXY))??;
         bench.outside().run(|| {
             let [v4, v6] = WORLD_DNS;
@@ -111,7 +109,7 @@ impl Stage {
             );
             policy = policy.replace(from, to);
         }
-        self.bench.state().write(POLICY, &policy)?;
+        self.bench.state().write(example::POLICY, &policy)?;
         self.agent.settle().map(drop)
     }
 
@@ -144,55 +142,6 @@ pub(crate) fn folders(agent: &Agent, bench: &Bench, folder: &TempDir) -> Vec<Pat
         .flatten()
         .map(Path::to_owned)
         .collect()
-}
-
-/// Copies the example into the agent's folder, with the namespaces that the pods have here and with these words of them
-/// replaced. Returns the policy, which is left out.
-pub(crate) fn declare(
-    bench: &Bench,
-    example: &Path,
-    pods: &[&Pod],
-    replaced: &[(&str, &str)],
-) -> Result<String> {
-    let entries =
-        fs::read_dir(example).with_context(|| format!("cannot read the example {}", example.display()))?;
-    let mut policy = None;
-    for entry in entries {
-        let path = entry?.path();
-        let Some(name) = path
-            .file_name()
-            .and_then(|name| name.to_str()?.strip_suffix(".yaml"))
-        else {
-            continue;
-        };
-        let mut text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        if name == POLICY {
-            policy = Some(text);
-            continue;
-        }
-        if name == "pods" {
-            for pod in pods {
-                let [v4, v6] = pod.addresses();
-                let theirs = format!("/run/netns/{}\n", pod.name());
-                ensure!(
-                    text.contains(&theirs)
-                        && text.contains(&format!("podIP: {v4}\n"))
-                        && text.contains(&format!("\"{v6}\"")),
-                    "{} does not have the pod {} with the addresses {v4} and {v6}",
-                    path.display(),
-                    pod.name()
-                );
-                text = text.replace(&theirs, &format!("{}\n", pod.netns().path().display()));
-            }
-            for (from, to) in replaced {
-                ensure!(text.contains(from), "{} does not say {from}", path.display());
-                text = text.replace(from, to);
-            }
-        }
-        bench.state().write(name, &text)?;
-    }
-    policy.with_context(|| format!("{} has no {POLICY}.yaml", example.display()))
 }
 
 /// What kube-proxy does for the example's Services.
@@ -259,60 +208,6 @@ fn start_servers(
         .into_iter()
         .map(|(mut server, port)| server.wait_for(port).map(|()| server))
         .collect()
-}
-
-/// An Envoy with this configuration.
-pub(crate) fn envoy(binary: &Path, config: &Path) -> Command {
-    let mut command = Command::new(binary);
-    command.args([
-        "--disable-hot-restart",
-        "--concurrency",
-        "1",
-        "--log-level",
-        "warning",
-        "-c",
-    ]);
-    command.arg(config);
-    command
-}
-
-/// A DNS server that knows `hosts`, asks `upstream` for all others, and remembers nothing.
-pub(crate) fn dnsmasq(
-    listen: [&str; 2],
-    port: u16,
-    hosts: &[(&str, [&str; 2])],
-    upstream: Option<&str>,
-) -> Command {
-    let mut command = Command::new("dnsmasq");
-    // No file of this machine, and no user of it: an emulated machine has none.
-    command.args([
-        "--keep-in-foreground",
-        "--conf-file=/dev/null",
-        "--no-hosts",
-        "--no-resolv",
-        "--user=",
-    ]);
-    command.args([
-        "--pid-file=",
-        "--log-facility=-",
-        "--log-queries",
-        "--cache-size=0",
-        "--local-ttl=60",
-    ]);
-    command.args(["--bind-interfaces", "--no-negcache"]);
-    command.arg(format!("--port={port}"));
-    for address in listen {
-        command.arg(format!("--listen-address={address}"));
-    }
-    for (host, addresses) in hosts {
-        for address in addresses {
-            command.arg(format!("--address=/{host}/{address}"));
-        }
-    }
-    if let Some(upstream) = upstream {
-        command.arg(format!("--server={upstream}"));
-    }
-    command
 }
 
 /// An address and a port.

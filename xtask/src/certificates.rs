@@ -1,4 +1,4 @@
-//! Certificates of the demonstration's internet.
+//! Certificates for the internet of the demonstration and of the examples' tests.
 
 use std::{
     fs,
@@ -15,18 +15,23 @@ use crate::{
 
 /// How long they are valid, in days.
 const DAYS: u64 = 30;
-const EXTENSIONS: &str = "subjectAltName = DNS:httpbin.org, DNS:other.example\n";
+/// The names that its servers have, and that of an ingress gateway.
+const EXTENSIONS: &str = "subjectAltName = DNS:httpbin.org, DNS:other.example, DNS:bookinfo.example.com\n";
 
 /// Makes an authority and a server's certificate unless there are fresh ones, and returns their folder.
-pub(super) fn ensure() -> Result<PathBuf> {
+pub(crate) fn ensure() -> Result<PathBuf> {
     let folder = shell::target("demo/certificates");
-    if is_fresh(&folder.join("server.crt")) {
+    let extensions = folder.join("extensions");
+    let same_names = fs::read_to_string(&extensions).is_ok_and(|names| names == EXTENSIONS);
+    if same_names && is_fresh(&folder.join("server.crt")) {
         return Ok(folder);
     }
-    packages::ensure(&[("openssl", "openssl")], "the demonstration's servers speak TLS")?;
-    shell::step("making certificates for the demonstration's internet");
+    packages::ensure(
+        &[("openssl", "openssl")],
+        "the servers of a demonstration speak TLS",
+    )?;
+    shell::step("making certificates for an internet of our own");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let extensions = folder.join("extensions");
     fs::write(&extensions, EXTENSIONS).with_context(|| extensions.display().to_string())?;
     let days = DAYS.to_string();
     request(

@@ -1,4 +1,4 @@
-//! Real programs that run in a namespace of the demonstration.
+//! Real programs that run in the namespaces of a bench: proxies, DNS servers.
 
 use std::{
     fs::{self, File},
@@ -8,19 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
-use sluice_tests::{
+use crate::{
     Pod,
     cgroup::Cgroup,
     netns::{Netns, on_thread},
 };
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// How long a program may take to listen; an emulated machine needs most of it.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place<'a> {
+pub enum Place<'a> {
     /// In a network namespace.
     Netns(&'a Netns),
     /// In the namespace and the cgroup of a pod.
@@ -31,7 +31,7 @@ pub(crate) enum Place<'a> {
 
 /// A program that runs until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     name: String,
     child: Child,
     log: PathBuf,
@@ -39,7 +39,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts it; what it says goes to `<name>.log` in `folder`.
-    pub(crate) fn start(place: Place<'_>, name: &str, mut command: Command, folder: &Path) -> Result<Self> {
+    pub fn start(place: Place<'_>, name: &str, mut command: Command, folder: &Path) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         command
@@ -65,7 +65,7 @@ impl Server {
     }
 
     /// Waits until it listens on a TCP port.
-    pub(crate) fn wait_for(&mut self, port: u16) -> Result<()> {
+    pub fn wait_for(&mut self, port: u16) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.listens(port) {
             if let Some(status) = self.child.try_wait()? {
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// Where its log is.
-    pub(crate) fn log(&self) -> &Path {
+    pub fn log(&self) -> &Path {
         &self.log
     }
 
@@ -110,4 +110,53 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An Envoy with this configuration.
+pub fn envoy(binary: &Path, config: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.args([
+        "--disable-hot-restart",
+        "--concurrency",
+        "1",
+        "--log-level",
+        "warning",
+        "-c",
+    ]);
+    command.arg(config);
+    command
+}
+
+/// A DNS server that knows `hosts`, asks `upstream` for all others, and remembers nothing.
+pub fn dnsmasq(listen: [&str; 2], port: u16, hosts: &[(&str, [&str; 2])], upstream: Option<&str>) -> Command {
+    let mut command = Command::new("dnsmasq");
+    // No file of this machine, and no user of it: an emulated machine has none.
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-hosts",
+        "--no-resolv",
+        "--user=",
+    ]);
+    command.args([
+        "--pid-file=",
+        "--log-facility=-",
+        "--log-queries",
+        "--cache-size=0",
+        "--local-ttl=60",
+    ]);
+    command.args(["--bind-interfaces", "--no-negcache"]);
+    command.arg(format!("--port={port}"));
+    for address in listen {
+        command.arg(format!("--listen-address={address}"));
+    }
+    for (host, addresses) in hosts {
+        for address in addresses {
+            command.arg(format!("--address=/{host}/{address}"));
+        }
+    }
+    if let Some(upstream) = upstream {
+        command.arg(format!("--server={upstream}"));
+    }
+    command
 }
