@@ -11,16 +11,19 @@ use serde::Deserialize;
 use super::tally::{self, Counts};
 use crate::shell;
 
+/// Test programs about the cluster's side of the agent (its API server, its pods' processes, what is installed on a node),
+/// in which no kernel differs from another. They run on this machine only: emulated, they would take longer than all others.
+const CLUSTER: [&str; 5] = ["cni", "examples", "finding", "kubernetes", "observability"];
+
 /// What a test program touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// Nothing but itself.
-    Host,
-    /// Network namespaces and real proxies: needs root. Too large for the virtual machines; what in it differs between
-    /// kernels, the other tests show.
-    Proxies,
-    /// Network namespaces, cgroups and the kernel's programs: needs root, and differs between kernels.
+    Pure,
+    /// Network namespaces and cgroups: needs root.
     Node,
+    /// The kernel's programs as well: needs root, and differs between kernels.
+    Kernel,
 }
 
 /// A test program.
@@ -115,11 +118,11 @@ fn read(line: &str) -> Result<Option<Executable>> {
     // Integration tests of the agent and of the bench make namespaces; everything else is pure.
     let integration = target.kind.iter().any(|kind| kind == "test");
     let scope = if !integration || package == "ebpf" || target.name.starts_with("pure") {
-        Scope::Host
-    } else if target.name == "examples" {
-        Scope::Proxies
-    } else {
+        Scope::Pure
+    } else if CLUSTER.contains(&target.name.as_str()) {
         Scope::Node
+    } else {
+        Scope::Kernel
     };
     Ok(Some(Executable {
         name: format!("{package}/{}", target.name),

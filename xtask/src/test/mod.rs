@@ -32,8 +32,8 @@ const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("tc"
 
 /// Run every test: on this machine, and the tests that send packets in virtual machines over several kernels, too.
 ///
-/// Tests that send packets make network namespaces and a cgroup of their own, which takes root; without it they run in
-/// the virtual machines alone.
+/// Tests that send packets make network namespaces and a cgroup of their own, which takes root; without it those
+/// that are about the kernel run in the virtual machines alone, and those about the cluster do not.
 #[derive(Args)]
 pub(crate) struct Test {
     /// Do not start virtual machines.
@@ -71,26 +71,19 @@ impl Test {
 
     fn on_host(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
         let env = [("SLUICE_KUBECTL", kubectl::ensure()?)];
+        if shell::is_root() {
+            packages::ensure(&PROXY_TOOLS, "the examples are tried with real proxies")?;
+            certificates::ensure()?;
+            envoy::ensure()?;
+        }
         for executable in executables {
-            match executable.scope {
-                Scope::Host => {}
-                Scope::Node if shell::is_root() => {}
-                Scope::Node => {
-                    eprintln!(
-                        "==> {}: needs root, runs in the virtual machines only",
-                        executable.name
-                    );
-                    continue;
-                }
-                Scope::Proxies if shell::is_root() => {
-                    packages::ensure(&PROXY_TOOLS, "the examples are tried with real proxies")?;
-                    certificates::ensure()?;
-                    envoy::ensure()?;
-                }
-                Scope::Proxies => {
-                    eprintln!("==> {}: needs root, does not run", executable.name);
-                    continue;
-                }
+            if executable.scope != Scope::Pure && !shell::is_root() {
+                let elsewhere = match executable.scope {
+                    Scope::Kernel => ", runs in the virtual machines only",
+                    Scope::Node | Scope::Pure => " and does not run",
+                };
+                eprintln!("==> {}: needs root{elsewhere}", executable.name);
+                continue;
             }
             shell::step(&format!("{} (this machine)", executable.name));
             let counts = executable.run(self.filter.as_deref(), &env)?;
@@ -100,10 +93,10 @@ impl Test {
     }
 
     fn in_machines(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
-        let node: Vec<&Executable> = executables.iter().filter(|e| e.scope == Scope::Node).collect();
-        let mut programs: Vec<PathBuf> = node.iter().map(|executable| executable.path.clone()).collect();
+        let about: Vec<&Executable> = executables.iter().filter(|e| e.scope == Scope::Kernel).collect();
+        let mut programs: Vec<PathBuf> = about.iter().map(|executable| executable.path.clone()).collect();
         programs.push(executables::agent());
-        let script = script(&node, self.filter.as_deref())?;
+        let script = script(&about, self.filter.as_deref())?;
         let kernels = match self.kernel.as_slice() {
             [] => vm::kernels::all()?,
             labels => labels
@@ -138,13 +131,13 @@ impl Test {
             let place = format!("Linux {}", kernel.release);
             let counts = tally::read_all(&outcome.output);
             ensure!(
-                counts.len() == node.len() || outcome.exit_code != 0,
+                counts.len() == about.len() || outcome.exit_code != 0,
                 "{} of {} test programs said how they ended on {place}, see {}",
                 counts.len(),
-                node.len(),
+                about.len(),
                 outcome.console.display()
             );
-            for (executable, counts) in node.iter().zip(counts) {
+            for (executable, counts) in about.iter().zip(counts) {
                 tally.add(&place, &executable.name, counts);
             }
             if outcome.exit_code != 0 {
