@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::console::Tag;
 use super::image::Image;
 use super::{Job, closure, kernels, modules};
-use crate::shell::Cmd;
+use crate::shell::{self, Cmd};
 
 /// Name tables that programs look into; without network everything in them is about this machine.
 const TABLES: [(&str, &str); 4] = [
@@ -53,6 +53,8 @@ pub(super) fn build(job: &Job<'_>, tag: &Tag, archive: &Path) -> Result<u64> {
         let name = program
             .file_name()
             .with_context(|| format!("{}: not a program", program.display()))?;
+        let copy = shell::target("vm/programs").join(job.machine()).join(name);
+        let program = strip(program, &copy)?;
         closure::add_program(&mut image, program, &Path::new("/usr/local/bin").join(name))?;
     }
     for (host, guest) in job.files {
@@ -68,6 +70,17 @@ pub(super) fn build(job: &Job<'_>, tag: &Tag, archive: &Path) -> Result<u64> {
     );
     image.bytes("/vm/payload", script(job.command, job.env), 0o644);
     image.write(archive)
+}
+
+/// A copy without debug information, which is the larger part of a program: all of them have to fit into the guest's memory.
+fn strip<'a>(program: &Path, copy: &'a Path) -> Result<&'a Path> {
+    shell::create_parent(copy)?;
+    Cmd::new("objcopy")
+        .arg("--strip-debug")
+        .arg(program)
+        .arg(copy)
+        .run()?;
+    Ok(copy)
 }
 
 /// Busybox and its applets. They are last on the guest's path, so that a real tool comes before its small sister.
