@@ -11,6 +11,7 @@ pub mod agent;
 pub mod api;
 pub mod check;
 pub mod cli;
+pub mod cni;
 pub mod dataplane;
 pub mod desired;
 pub mod enrolled;

@@ -82,6 +82,11 @@ impl Agent {
                 .to_owned(),
             })
             .collect();
+        self.status.cni = self
+            .installation
+            .as_ref()
+            .map(|installation| installation.state().clone());
+        self.status.announced = self.announcements.len();
         self.status.problems = problems;
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use super::pass::Agent;
+use super::{announcements::Announced, pass::Agent};
 use crate::{
     enrolled::Enrolled,
     facts::{Cgroup, Depth, Facts, PodName, PodNetwork},
@@ -30,7 +30,16 @@ impl Agent {
         }
         for pod in &local {
             let depth = self.depth(pod);
-            let found = match Place::of(pod) {
+            let place = match self.announcements.of(pod) {
+                Some(announced) => Place::Announced(announced),
+                None => Place::of(pod),
+            };
+            let found = match place {
+                Place::Announced(announced) => {
+                    let path = &announced.announcement.netns;
+                    let found = self.node.pod(path, view, depth).await;
+                    found.and_then(|found| announced.confirm(found))
+                }
                 Place::Host(uid) | Place::Unknown(uid) if named.get(uid).is_some_and(|pods| *pods > 1) => {
                     let reason = format!("several pods say that they are the kubelet's pod {uid}");
                     facts.pods.insert(pod.name.clone(), Err(reason));
@@ -120,6 +129,8 @@ impl Agent {
 
 /// What is known of where a pod is.
 enum Place<'a> {
+    /// The network namespace that CNI has announced.
+    Announced(&'a Announced),
     /// Its cgroup.
     Cgroup(&'a PathBuf),
     /// It is in the node's network namespace.

@@ -3,6 +3,8 @@
 //! Level-triggered: whatever happens (a file is written, a device appears, a name resolves to another address, somebody
 //! asks) only says "look again". A pass reads everything there is and brings the kernel to it.
 
+mod admission;
+mod announcements;
 mod capturing;
 mod describe;
 mod enroll;
@@ -18,13 +20,14 @@ mod snapshot;
 pub mod status;
 mod translate;
 pub mod verdicts;
+mod waiting;
 
 use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -32,13 +35,14 @@ use clap::Args;
 use ipnet::IpNet;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
 };
 use tracing::info;
 
-use self::{pass::Agent, status::Status, verdicts::Verdicts};
+use self::{admission::Answer, pass::Agent, verdicts::Verdicts, waiting::Waiting};
 use crate::{
     api::server::{self, Command},
+    cni,
     health::{self, Heart, Probes},
     metrics,
     names::NameServer,
@@ -113,6 +117,9 @@ pub struct Settings {
     /// Whose connections go to the node proxy.
     #[command(flatten)]
     pub capture: CaptureSettings,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: cni::Settings,
 }
 
 /// The cgroup to hook calls at, if none is named: only a whole node's root, never the root around a node that is but a
@@ -164,63 +171,66 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Somebody who waits for the agent to be ready.
-struct Waiting {
-    until: Instant,
-    answer: oneshot::Sender<Status>,
-}
-
 /// Passes and answers, in turn.
 async fn serve(mut agent: Agent, mut asked: mpsc::Receiver<Command>, heart: Heart) {
-    const IMPATIENCE: Duration = Duration::from_millis(50);
-    let mut waiting: Vec<Waiting> = Vec::new();
+    let mut waiting = Waiting::default();
     agent.pass().await;
     loop {
         heart.beat(&agent.status);
-        if !waiting.is_empty() {
-            waiting = answer_waiting(&agent, waiting);
-        }
+        waiting.answer(&agent);
         agent.settle();
         tokio::select! {
             () = agent.changed() => agent.pass().await,
-            command = asked.recv() => match command {
-                Some(Command::Status { wait, answer }) => {
+            command = asked.recv() => {
+                let Some(command) = command else { return };
+                let mut look = answer(&mut agent, command, &mut waiting).await;
+                // One pass serves all who have asked by now.
+                while let Ok(command) = asked.try_recv() {
+                    look |= answer(&mut agent, command, &mut waiting).await;
+                }
+                if look {
                     agent.pass().await;
-                    waiting.push(Waiting { until: Instant::now() + wait.unwrap_or_default(), answer });
                 }
-                Some(Command::Snapshot { answer }) => {
-                    let _ = answer.send(agent.snapshot());
-                }
-                Some(Command::List { what, answer }) => {
-                    // Who asked may have hung up.
-                    let _ = answer.send(agent.list(what));
-                }
-                Some(Command::Explain { question, answer }) => {
-                    let _ = answer.send(agent.explain(&question).map_err(|error| format!("{error:#}")));
-                }
-                Some(Command::Enroll { enrolled, answer }) => {
-                    let done = agent.enroll(enrolled).await;
-                    let _ = answer.send(done.map_err(|error| format!("{error:#}")));
-                }
-                Some(Command::Unenroll { netns, answer }) => {
-                    let done = agent.unenroll(&netns).await;
-                    let _ = answer.send(done.map_err(|error| format!("{error:#}")));
-                }
-                None => return,
-            },
-            () = tokio::time::sleep(IMPATIENCE), if !waiting.is_empty() => agent.pass().await,
+            }
+            () = waiting.elapsed() => agent.pass().await,
         }
     }
 }
 
-fn answer_waiting(agent: &Agent, waiting: Vec<Waiting>) -> Vec<Waiting> {
-    let status = agent.status();
-    let now = Instant::now();
-    let (done, still): (Vec<_>, Vec<_>) = waiting
-        .into_iter()
-        .partition(|who| status.ready || who.until <= now);
-    for who in done {
-        let _ = who.answer.send(status.clone());
+/// Answers, or has somebody wait. Whether everything has to be looked at for that.
+async fn answer(agent: &mut Agent, command: Command, waiting: &mut Waiting) -> bool {
+    match command {
+        Command::Status { wait, answer } => {
+            waiting.for_readiness(wait.unwrap_or_default(), answer);
+            return true;
+        }
+        Command::Snapshot { answer } => {
+            let _ = answer.send(agent.snapshot());
+        }
+        Command::List { what, answer } => {
+            // Who asked may have hung up.
+            let _ = answer.send(agent.list(what));
+        }
+        Command::Explain { question, answer } => {
+            let _ = answer.send(agent.explain(&question).map_err(|error| format!("{error:#}")));
+        }
+        Command::Enroll { enrolled, answer } => {
+            let done = agent.enroll(enrolled).await;
+            let _ = answer.send(done.map_err(|error| format!("{error:#}")));
+        }
+        Command::Unenroll { netns, answer } => {
+            let done = agent.unenroll(&netns).await;
+            let _ = answer.send(done.map_err(|error| format!("{error:#}")));
+        }
+        Command::Cni { request, answer } => match agent.cni(request).await {
+            Answer::Later(attachment, wait_ms) => {
+                waiting.for_admission(attachment, Duration::from_millis(wait_ms), answer);
+                return true;
+            }
+            Answer::Now(done) => {
+                let _ = answer.send(done.map_err(|refusal| refusal.to_string()));
+            }
+        },
     }
-    still
+    false
 }

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Settings,
+    announcements::Announcements,
     capturing::Capturing,
     enrolments::Enrolments,
     published::Published,
@@ -22,6 +23,8 @@ use super::{
     verdicts::Verdicts,
 };
 use crate::{
+    api,
+    cni::Installation,
     dataplane::{self, Dataplane},
     enrolled::Mode,
     facts::{Facts, NetnsCookie},
@@ -47,6 +50,8 @@ pub(super) struct Agent {
     pub(super) dataplane: Dataplane,
     pub(super) capturing: Capturing,
     pub(super) enrolments: Enrolments,
+    pub(super) announcements: Announcements,
+    pub(super) installation: Option<Installation>,
     /// What the operator says of capture, completed by what enrolments say.
     pub(super) capture: CaptureSettings,
     pub(super) proxies: Vec<Proxy>,
@@ -58,6 +63,8 @@ pub(super) struct Agent {
     pub(super) facts: Facts,
     names: Arc<Names>,
     pub(super) projection: Projection,
+    /// The kernel has the rules of the last look.
+    pub(super) loaded: bool,
     pub(super) status: Status,
     pub(super) delays: Delays,
     /// When the source last had everything.
@@ -88,6 +95,8 @@ impl Agent {
         );
         let capturing = Capturing::start(&settings, run_dir, &dataplane)?;
         let enrolments = Enrolments::open(run_dir)?;
+        let announcements = Announcements::open(run_dir)?;
+        let installation = Installation::start(&settings.cni, &api::socket(run_dir))?;
         let resolver = Resolver::start(settings.resolver)?;
         info!(
             node = settings.node,
@@ -109,6 +118,8 @@ impl Agent {
             capturing,
             capture: settings.capture.clone(),
             enrolments,
+            announcements,
+            installation,
             proxies: Vec::new(),
             progress: BTreeMap::new(),
             allowed_wanted,
@@ -118,6 +129,7 @@ impl Agent {
             facts: Facts::default(),
             names: Arc::default(),
             projection: Projection::default(),
+            loaded: false,
             status: Status {
                 node: settings.node.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -138,6 +150,7 @@ impl Agent {
             () = self.finder.changed() => debug!("there is more to be seen of a pod that was not found"),
             () = self.resolver.changed() => debug!("a name resolves to other addresses"),
             () = self.capturing.changed() => debug!("a proxy came, went or answered"),
+            () = rewritten(self.installation.as_mut()) => debug!("a CNI configuration was written"),
             _ = self.allowed_wanted.changed() => debug!("the number of observers changed"),
             () = tokio::time::sleep(LOOK_ANYWAY) => debug!("some time has passed"),
         }
@@ -161,6 +174,8 @@ impl Agent {
         }
         problems.extend(loaded.problems);
         self.stores = loaded.stores;
+        self.keep_plugin(&mut problems);
+        self.complete_announced(&mut problems);
         self.resolver.want(wanted_names(&self.stores));
         self.capture.node_proxy_cgroup = self.node_proxy_cgroup();
         self.proxies = self.capturing.connected();
@@ -176,6 +191,7 @@ impl Agent {
             && view
                 .as_ref()
                 .is_some_and(|view| self.load(view, seen, &mut problems));
+        self.loaded = applied;
         self.observe(&mut problems);
         self.tell_who(view.as_ref());
         self.update_status(view.as_ref(), applied, problems);
@@ -313,6 +329,14 @@ async fn source(settings: &Settings, enforced: bool) -> anyhow::Result<Source> {
         &settings.node,
         enforced,
     )))
+}
+
+/// Waits until somebody writes a CNI configuration.
+async fn rewritten(installation: Option<&mut Installation>) {
+    match installation {
+        Some(installation) => installation.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn device(link: &node::Link) -> dataplane::Device {

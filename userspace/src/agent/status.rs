@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{problem::Problem, source::SourceStatus};
+use crate::{cni, problem::Problem, source::SourceStatus};
 
 /// In a word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +108,12 @@ pub struct Status {
     pub repairs: u64,
     /// Events that found the ring full, and flows that found their table full.
     pub lost: Lost,
+    /// How things stand with the CNI plugin; absent if the agent does not install it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<cni::State>,
+    /// How many pods container runtimes have announced.
+    #[serde(default)]
+    pub announced: usize,
     /// Packets, by hook and outcome; what is zero is left out.
     pub counters: Vec<Count>,
 }

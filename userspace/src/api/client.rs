@@ -4,6 +4,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::de::DeserializeOwned;
@@ -71,17 +72,24 @@ impl Iterator for Answer {
 
 /// Asks, and returns the answer's documents as they come.
 pub fn ask(run_dir: &Path, request: &Request) -> Result<Answer, Error> {
-    let path = socket(run_dir);
+    ask_at(&socket(run_dir), request, None)
+}
+
+/// Asks at this socket, and waits for each document at most as long as said.
+fn ask_at(socket: &Path, request: &Request, patience: Option<Duration>) -> Result<Answer, Error> {
+    let path = socket.to_owned();
     let mut stream = UnixStream::connect(&path).map_err(|source| Error::Connect {
         path: path.clone(),
         source,
     })?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(|source| Error::Io {
+    let io = |source| Error::Io {
         path: path.clone(),
         source,
-    })?;
+    };
+    stream.set_read_timeout(patience).map_err(io)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(io)?;
     Ok(Answer {
         path,
         lines: BufReader::new(stream).lines(),
@@ -90,6 +98,19 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Answer, Error> {
 
 /// Asks for one document.
 pub fn ask_one<T: DeserializeOwned>(run_dir: &Path, request: &Request) -> Result<T, Error> {
-    let value = ask(run_dir, request)?.next().ok_or(Error::Nothing)??;
+    one(ask(run_dir, request)?)
+}
+
+/// Asks at this socket for one document, and waits for it at most as long as said.
+pub fn ask_one_at<T: DeserializeOwned>(
+    socket: &Path,
+    request: &Request,
+    patience: Duration,
+) -> Result<T, Error> {
+    one(ask_at(socket, request, Some(patience))?)
+}
+
+fn one<T: DeserializeOwned>(mut answer: Answer) -> Result<T, Error> {
+    let value = answer.next().ok_or(Error::Nothing)??;
     Ok(serde_json::from_value(value)?)
 }

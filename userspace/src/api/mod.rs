@@ -3,6 +3,7 @@
 //! The shapes here are what `-o json` prints. They are stable: a field may be added, none is renamed or dropped.
 
 pub mod client;
+mod cni;
 mod destination;
 pub mod server;
 
@@ -15,7 +16,10 @@ use std::{
 use ebpf::capture::Fate;
 use serde::{Deserialize, Serialize};
 
-pub use self::destination::{Destination, DestinationError, Transport};
+pub use self::{
+    cni::{Admission, Announcement, Attachment, CniRequest},
+    destination::{Destination, DestinationError, Transport},
+};
 use crate::{enrolled::Enrolled, facts::PodName, project::CaptureMode};
 
 /// Name of the socket in the run directory.
@@ -48,6 +52,8 @@ pub enum Request {
         /// The namespace, by the path that it was enrolled with.
         netns: PathBuf,
     },
+    /// What the CNI plugin wants.
+    Cni(CniRequest),
 }
 
 /// What was enrolled.

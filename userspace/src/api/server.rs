@@ -17,7 +17,9 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Enrolment, Explanation, Failure, Filter, Line, Question, Request, What, socket};
+use super::{
+    Admission, CniRequest, Enrolment, Explanation, Failure, Filter, Line, Question, Request, What, socket,
+};
 use crate::{
     agent::{status::Status, verdicts::Verdicts},
     dataplane,
@@ -72,6 +74,13 @@ pub enum Command {
         netns: PathBuf,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Enrolled, String>>,
+    },
+    /// What the CNI plugin wants.
+    Cni {
+        /// What.
+        request: CniRequest,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Admission, String>>,
     },
 }
 
@@ -154,6 +163,7 @@ async fn answer(stream: UnixStream, commands: &mpsc::Sender<Command>, verdicts: 
         Request::Unenroll { netns } => {
             result(ask(commands, |answer| Command::Unenroll { netns, answer }).await)
         }
+        Request::Cni(request) => result(ask(commands, |answer| Command::Cni { request, answer }).await),
         Request::Observe(filter) => return observe(&mut stream, &filter, verdicts).await,
     };
     write(&mut stream, &line).await

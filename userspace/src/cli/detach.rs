@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Common, Format, output};
 use crate::{
     agent::lock,
-    dataplane,
+    cni, dataplane,
     inpod::{self, Undone},
 };
 
@@ -26,6 +26,22 @@ pub(super) struct Detach {
         value_name = "DIR"
     )]
     bpffs: PathBuf,
+    /// Where the agent has chained its CNI plugin: it is taken out there.
+    #[arg(
+        long,
+        env = "SLUICE_CNI_CONF_DIR",
+        value_name = "DIR",
+        requires = "cni_bin_dir"
+    )]
+    cni_conf_dir: Option<PathBuf>,
+    /// Where the agent has put its CNI plugin.
+    #[arg(
+        long,
+        env = "SLUICE_CNI_BIN_DIR",
+        value_name = "DIR",
+        requires = "cni_conf_dir"
+    )]
+    cni_bin_dir: Option<PathBuf>,
 }
 
 impl Detach {
@@ -35,9 +51,18 @@ impl Detach {
             bpffs: self.bpffs.clone(),
             cgroup_root: None,
         };
+        let mut removed = Vec::new();
+        // First of all, so that no pod waits for an agent that will not come.
+        if let (Some(conf_dir), Some(bin_dir)) = (&self.cni_conf_dir, &self.cni_bin_dir) {
+            let gone = cni::uninstall(conf_dir, bin_dir)?;
+            removed.extend(
+                gone.iter()
+                    .map(|path| format!("the CNI plugin from {}", path.display())),
+            );
+        }
         // Pods first: what is in them is found by its pins as well.
         let Undone { names, errors } = inpod::undo_all(&inpod::records(&common.run_dir));
-        let mut removed: Vec<String> = names.iter().map(|name| format!("capture from {name}")).collect();
+        removed.extend(names.iter().map(|name| format!("capture from {name}")));
         removed.extend(dataplane::detach(&options)?);
         if let Some(error) = errors.into_iter().next() {
             return Err(error)

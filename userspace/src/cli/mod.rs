@@ -16,6 +16,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 pub use output::Format;
 
+use crate::cni;
+
 /// The verb could not do it.
 const FAILED: u8 = 1;
 /// `explain`: the packet would be denied.
@@ -62,6 +64,9 @@ enum Verb {
     Unenroll(enroll::Unenroll),
     Check(check::Check),
     Detach(detach::Detach),
+    /// The CNI plugin, as container runtimes run it by the name sluice-cni.
+    #[command(hide = true)]
+    Cni,
 }
 
 /// The command line as clap has it, for whoever checks or describes it.
@@ -71,6 +76,9 @@ pub fn command() -> clap::Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
+    if cni::is_meant(std::env::args_os().next().as_deref()) {
+        return cni::run();
+    }
     let Arguments { common, verb } = Arguments::parse();
     let done = match verb {
         Verb::Agent(verb) => verb.run(common),
@@ -82,6 +90,7 @@ pub fn run() -> ExitCode {
         Verb::Unenroll(verb) => verb.run(&common),
         Verb::Check(verb) => verb.run(&common),
         Verb::Detach(verb) => verb.run(&common),
+        Verb::Cni => return cni::run(),
     };
     match done {
         Ok(code) => code,

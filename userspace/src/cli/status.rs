@@ -11,6 +11,7 @@ use super::{
 use crate::{
     agent::status,
     api::{Request, client},
+    cni,
 };
 
 /// Is it on? What is in the kernel, and what is wrong.
@@ -95,6 +96,17 @@ fn print(status: &status::Status) -> std::io::Result<()> {
             devices.join(", ")
         }
     )?;
+    if let Some(cni::State { file, restored }) = &status.cni {
+        match file {
+            Some(file) => writeln!(
+                out,
+                "CNI plugin: in {} (put back {restored} times), {} pods announced",
+                file.display(),
+                status.announced
+            )?,
+            None => writeln!(out, "CNI plugin: waits for a network configuration")?,
+        }
+    }
     if status.repairs > 0 {
         writeln!(
             out,

@@ -66,8 +66,10 @@ impl Hook {
     }
 }
 
+/// The program that judges what a pod sends.
+pub(super) const POD_OUT: &str = "pod_out";
 // What enforces comes first.
-static POD: [Hook; 2] = [Hook::ingress("pod_out"), Hook::egress("pod_in")];
+static POD: [Hook; 2] = [Hook::ingress(POD_OUT), Hook::egress("pod_in")];
 static UPLINK: [Hook; 2] = [Hook::egress("node_out"), Hook::ingress("node_in")];
 static UPLINK_IP: [Hook; 2] = [Hook::egress("node_out_ip"), Hook::ingress("node_in_ip")];
 

@@ -269,6 +269,11 @@ impl Dataplane {
             .collect()
     }
 
+    /// Whether what a pod sends by this device is judged there.
+    pub fn is_attached(&self, device: IfIndex) -> bool {
+        self.attached.devices_of(devices::POD_OUT).contains(&device)
+    }
+
     fn ensure(&mut self, device: &Device, hook: Hook) -> Result<(), Error> {
         let Self {
             pins,

@@ -38,7 +38,7 @@ pub use self::{
     listener::listener_cgroup,
 };
 use crate::{
-    facts::{Depth, NetnsCookie, PodDevice, PodNetwork},
+    facts::{Depth, Inside, NetnsCookie, PodDevice, PodNetwork},
     sys,
 };
 
@@ -85,6 +85,9 @@ pub enum Error {
         "{0} is the node's own network namespace: a pod in it has to say spec.hostNetwork and its cgroup"
     )]
     Own(PathBuf),
+    /// Another namespace is where a pod's was.
+    #[error("{0} is another network namespace than the one that was announced (was the pod deleted?)")]
+    Replaced(PathBuf),
     /// No device leads from the namespace to this node.
     #[error("no device of {0} has its other side on this node (has the CNI plugin run?)")]
     NoDevice(PathBuf),
@@ -231,4 +234,9 @@ impl Node {
 /// The network namespace of the calling thread: the node.
 pub fn cookie() -> io::Result<NetnsCookie> {
     sys::cookie()
+}
+
+/// Which network namespace `path` leads to, and the addresses inside. Needs tokio.
+pub async fn inside(path: &Path) -> Result<(NetnsCookie, Inside), Error> {
+    netns::addresses(path.to_owned()).await
 }

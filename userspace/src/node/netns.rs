@@ -54,12 +54,7 @@ impl Namespace {
             path: path.clone(),
             source,
         })?;
-        let place = path.clone();
-        let looked = tokio::task::spawn_blocking(move || look_inside(file, &place, depth)).await;
-        let (cookie, links, inside) = looked.map_err(|error| Error::Inspect {
-            path: path.clone(),
-            source: error.into(),
-        })??;
+        let (cookie, links, inside) = look(file, path.clone(), depth).await?;
         if cookie == own {
             return Err(Error::Own(path));
         }
@@ -78,6 +73,28 @@ impl Namespace {
     pub(super) fn is_as_deep_as(&self, depth: Depth) -> bool {
         depth == Depth::Devices || (self.depth >= depth && !self.inside.addresses.is_empty())
     }
+}
+
+/// Which namespace is at `path`, and the addresses inside.
+pub(super) async fn addresses(path: PathBuf) -> Result<(NetnsCookie, Inside), Error> {
+    let file = open(&path).map_err(|source| Error::Path {
+        path: path.clone(),
+        source,
+    })?;
+    let (cookie, _, inside) = look(file, path.clone(), Depth::Addresses).await?;
+    if sys::cookie().is_ok_and(|own| own == cookie) {
+        return Err(Error::Own(path));
+    }
+    Ok((cookie, inside))
+}
+
+async fn look(file: File, path: PathBuf, depth: Depth) -> Result<(NetnsCookie, Vec<Inner>, Inside), Error> {
+    let place = path.clone();
+    let looked = tokio::task::spawn_blocking(move || look_inside(file, &place, depth)).await;
+    looked.map_err(|error| Error::Inspect {
+        path,
+        source: error.into(),
+    })?
 }
 
 /// Opens the namespace; a path that leads to a pipe instead must not hold the agent up.

@@ -113,7 +113,7 @@ impl Settings {
     }
 
     /// Whether labels and annotations can have a pod captured.
-    pub(super) const fn is_off(&self) -> bool {
+    pub const fn is_off(&self) -> bool {
         !self.ambient && !self.sidecar && self.node_proxy.is_none()
     }
 

@@ -1,0 +1,499 @@
+//! The plugin in its place: the binary among the other plugins, the entry in the configuration that the runtime reads.
+//!
+//! It stays when the agent ends: then new pods wait for the next one.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Read, Write as _},
+    os::{
+        fd::AsFd as _,
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{Interest, unix::AsyncFd};
+use tracing::info;
+
+use super::{
+    NAME,
+    config::{DEFAULT_WAIT_SECONDS, Own},
+    conflist::{self, Invalid},
+};
+
+/// How files are called that runtimes read; of the first, by name, the network is made.
+const READ: [&str; 3] = ["conf", "conflist", "json"];
+/// What is added to the name of a configuration of one plugin that was made a list.
+const SAVED: &str = "sluice-saved";
+/// How long events are gathered: a plugin that writes its file does so in several steps.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// How often is looked where notices cannot be had.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where the plugin goes.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// The directory from which the container runtime takes the network's configuration, as /etc/cni/net.d: the agent chains
+    /// its plugin to the first file there, and keeps it there. Then nothing runs in a pod before its rules hold.
+    #[arg(
+        long,
+        env = "SLUICE_CNI_CONF_DIR",
+        value_name = "DIR",
+        requires = "cni_bin_dir"
+    )]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The directory of the runtime's plugins, as /opt/cni/bin: the agent puts its own there.
+    #[arg(
+        long,
+        env = "SLUICE_CNI_BIN_DIR",
+        value_name = "DIR",
+        requires = "cni_conf_dir"
+    )]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// How long a pod's start waits, in seconds, until it is tried again.
+    #[arg(long, env = "SLUICE_CNI_WAIT", value_name = "SECONDS", default_value_t = DEFAULT_WAIT_SECONDS)]
+    pub cni_wait: u64,
+    /// A Kubernetes namespace whose pods do not wait; may be given more than once. The rules hold for them as well, but what
+    /// they call before capture is ready does not go to the proxy.
+    #[arg(
+        long = "cni-no-wait-namespace",
+        env = "SLUICE_CNI_NO_WAIT_NAMESPACES",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
+    pub cni_no_wait_namespaces: Vec<String>,
+}
+
+/// Why the plugin is not in its place.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A file or directory of the runtime's.
+    #[error("cannot {what} {path}: {source} (is the runtime's directory mounted, and writable?)")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There are no inotify instances left.
+    #[error("cannot watch files (inotify); is fs.inotify.max_user_instances exhausted?")]
+    Inotify(#[source] nix::Error),
+    /// The configuration is not one that the plugin can be chained to.
+    #[error("{path}: {source}; {NAME} is not chained to it")]
+    Conflist {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<Invalid>,
+    },
+}
+
+/// How things stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The file that the plugin is chained in; absent while there is none.
+    pub file: Option<PathBuf>,
+    /// How often somebody has written it without the plugin, which was then put back.
+    pub restored: u64,
+}
+
+/// The plugin, and what keeps it in its place.
+pub struct Installation {
+    conf_dir: PathBuf,
+    bin_dir: PathBuf,
+    entry: Value,
+    inotify: Inotify,
+    state: State,
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
+    move |source| InstallError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl Installation {
+    /// Installs the plugin; `None` if it is not wanted. `socket` is where the agent answers.
+    pub fn start(settings: &Settings, socket: &Path) -> Result<Option<Self>, InstallError> {
+        let (Some(conf_dir), Some(bin_dir)) = (&settings.cni_conf_dir, &settings.cni_bin_dir) else {
+            return Ok(None);
+        };
+        put_binary(bin_dir)?;
+        let own = Own {
+            socket: std::path::absolute(socket).map_err(io_error("find", socket))?,
+            wait_seconds: settings.cni_wait,
+            no_wait_namespaces: settings.cni_no_wait_namespaces.clone(),
+        };
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC);
+        Ok(Some(Self {
+            conf_dir: conf_dir.clone(),
+            bin_dir: bin_dir.clone(),
+            entry: own.entry(),
+            inotify: inotify.map_err(InstallError::Inotify)?,
+            state: State::default(),
+        }))
+    }
+
+    /// Waits until somebody writes a configuration. Needs tokio.
+    pub async fn changed(&mut self) {
+        let descriptor = self.inotify.as_fd();
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for types whose as_raw_fd changes; a BorrowedFd's does not"
+        )]
+        let events = AsyncFd::with_interest(descriptor, Interest::READABLE);
+        let heard = match &events {
+            Ok(events) => events.readable().await.is_ok(),
+            Err(_) => false,
+        };
+        drop(events);
+        tokio::time::sleep(if heard { DEBOUNCE } else { RETRY }).await;
+        // One look serves all of them.
+        while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+    }
+
+    /// Looks whether everything is in its place, and puts it there.
+    pub fn keep(&mut self) -> Result<(), InstallError> {
+        if !self.bin_dir.join(NAME).is_file() {
+            put_binary(&self.bin_dir)?;
+            info!(directory = %self.bin_dir.display(), "the CNI plugin is put back");
+        }
+        // Whatever is written after this line is heard of.
+        let flags = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_ONLYDIR;
+        let watched = self.inotify.add_watch(&self.conf_dir, flags);
+        watched.map_err(|errno| io_error("watch", &self.conf_dir)(errno.into()))?;
+        let Some(path) = first(&self.conf_dir)? else {
+            self.state.file = None;
+            return Ok(());
+        };
+        let path = if is_list(&path) {
+            chain(&path, &self.entry)?.then_some(path)
+        } else {
+            Some(make_list(&path, &self.entry)?)
+        };
+        if let Some(path) = path {
+            info!(file = %path.display(), "the CNI plugin is chained");
+            self.state.restored += u64::from(self.state.file.is_some());
+            self.state.file = Some(path);
+        } else if self.state.file.is_none() {
+            self.state.file = first(&self.conf_dir)?;
+        }
+        Ok(())
+    }
+
+    /// How things stand.
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Where configurations are looked for.
+    pub fn conf_dir(&self) -> &Path {
+        &self.conf_dir
+    }
+}
+
+/// Takes the plugin out of every configuration, and its binary away. Returns what was there.
+pub fn uninstall(conf_dir: &Path, bin_dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
+    let mut removed = Vec::new();
+    for path in configurations(conf_dir)?.into_iter().filter(|path| is_list(path)) {
+        let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+        // What is no list cannot have an entry that a runtime would read.
+        let Ok(Some(list)) = conflist::remove(&text) else {
+            continue;
+        };
+        let saved = saved(&path.with_extension("conf"));
+        match fs::read_to_string(&saved) {
+            Ok(single) if conflist::is_only(&list, &single) => {
+                fs::rename(&saved, path.with_extension("conf")).map_err(io_error("rename", &saved))?;
+                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            }
+            Ok(_) | Err(_) => {
+                replace(&path, &text, &list)?;
+                // Somebody has gone on with the list: what it was made of is of the past.
+                let _ = fs::remove_file(&saved);
+            }
+        }
+        removed.push(path);
+    }
+    let binary = bin_dir.join(NAME);
+    match fs::remove_file(&binary) {
+        Ok(()) => removed.push(binary),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io_error("remove", &binary)(error)),
+    }
+    Ok(removed)
+}
+
+/// The files that a runtime reads, in its order.
+fn configurations(directory: &Path) -> Result<Vec<PathBuf>, InstallError> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(directory)?;
+        entries.map(|entry| entry.map(|entry| entry.path())).collect()
+    };
+    let mut paths = list().map_err(io_error("list", directory))?;
+    paths.retain(|path| {
+        let extension = path.extension().and_then(OsStr::to_str);
+        extension.is_some_and(|extension| READ.contains(&extension)) && path.is_file()
+    });
+    paths.sort();
+    Ok(paths)
+}
+
+fn first(directory: &Path) -> Result<Option<PathBuf>, InstallError> {
+    Ok(configurations(directory)?.into_iter().next())
+}
+
+fn is_list(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "conflist")
+}
+
+/// Has the entry in a list. `false` if it was there.
+fn chain(path: &Path, entry: &Value) -> Result<bool, InstallError> {
+    let text = fs::read_to_string(path).map_err(io_error("read", path))?;
+    match conflist::insert(&text, entry).map_err(invalid(path))? {
+        Some(list) => replace(path, &text, &list).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Makes a list of the configuration of one plugin, which is kept under a name that no runtime reads.
+fn make_list(path: &Path, entry: &Value) -> Result<PathBuf, InstallError> {
+    let text = fs::read_to_string(path).map_err(io_error("read", path))?;
+    let list = conflist::from_single(&text, entry).map_err(invalid(path))?;
+    let new = path.with_extension("conflist");
+    // Without either for a moment, rather than with the one that lets pods start unseen.
+    let saved = saved(path);
+    fs::rename(path, &saved).map_err(io_error("rename", path))?;
+    write(&new, &list, Permissions::from_mode(0o644))?;
+    Ok(new)
+}
+
+fn saved(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(SAVED);
+    name.into()
+}
+
+fn invalid(path: &Path) -> impl FnOnce(Invalid) -> InstallError {
+    move |source| InstallError::Conflist {
+        path: path.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+/// Writes a file anew, unless somebody else has meanwhile: of that there is notice, and another look.
+fn replace(path: &Path, before: &str, text: &str) -> Result<(), InstallError> {
+    // The link stays where the file is one.
+    let path = fs::canonicalize(path).map_err(io_error("find", path))?;
+    let permissions = fs::metadata(&path).map_err(io_error("look at", &path))?;
+    let now = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+    if now != before {
+        let source = io::Error::other("somebody else is writing it");
+        return Err(io_error("write", &path)(source));
+    }
+    write(&path, text, permissions.permissions())
+}
+
+/// Writes a file as a whole or not at all.
+fn write(path: &Path, text: &str, permissions: Permissions) -> Result<(), InstallError> {
+    put(path, permissions, &mut text.as_bytes()).map_err(io_error("write", path))
+}
+
+/// Puts this very program among the plugins, unless it is there.
+fn put_binary(directory: &Path) -> Result<(), InstallError> {
+    const OWN: &str = "/proc/self/exe";
+    let path = directory.join(NAME);
+    let open = |path: &Path| File::open(path);
+    let mut own = open(Path::new(OWN)).map_err(io_error("read", Path::new(OWN)))?;
+    let there = open(&path).is_ok_and(|there| is_same(&own, &there).unwrap_or(false));
+    if there {
+        return Ok(());
+    }
+    io::Seek::rewind(&mut own).map_err(io_error("read", Path::new(OWN)))?;
+    put(&path, Permissions::from_mode(0o755), &mut own).map_err(io_error("write", &path))
+}
+
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    /// How much is compared at a time.
+    const PIECE: usize = 1 << 16;
+    if one.metadata()?.len() != other.metadata()?.len() || other.metadata()?.permissions().mode() & 0o111 == 0
+    {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; PIECE], vec![0; PIECE]);
+    let (mut one, mut other) = (one, other);
+    loop {
+        let read = one.read(&mut left)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut right[..read])?;
+        if left[..read] != right[..read] {
+            return Ok(false);
+        }
+    }
+}
+
+/// By another name first, which no runtime reads.
+fn put(path: &Path, permissions: Permissions, content: &mut dyn Read) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".sluice-new");
+    let new = PathBuf::from(name);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    io::copy(content, &mut file)?;
+    file.set_permissions(permissions)?;
+    file.flush()?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str =
+        r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp"}, {"type": "portmap"}]}"#;
+    const SINGLE: &str = r#"{"cniVersion": "0.3.1", "name": "pods", "type": "bridge"}"#;
+
+    struct Place {
+        _directory: tempfile::TempDir,
+        conf: PathBuf,
+        bin: PathBuf,
+        installation: Installation,
+    }
+
+    fn place() -> Place {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (conf, bin) = (directory.path().join("net.d"), directory.path().join("bin"));
+        fs::create_dir(&conf).expect("a directory");
+        fs::create_dir(&bin).expect("a directory");
+        let settings = Settings {
+            cni_conf_dir: Some(conf.clone()),
+            cni_bin_dir: Some(bin.clone()),
+            cni_wait: 5,
+            cni_no_wait_namespaces: Vec::new(),
+        };
+        let installation = Installation::start(&settings, Path::new("/run/sluice/agent.sock"));
+        Place {
+            _directory: directory,
+            conf,
+            bin,
+            installation: installation.expect("it starts").expect("it is wanted"),
+        }
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).expect("the file")
+    }
+
+    #[test]
+    fn it_waits_for_a_configuration_is_put_back_and_goes() {
+        let mut place = place();
+        let list = place.conf.join("10-pods.conflist");
+        place.installation.keep().expect("there is nothing");
+        assert_eq!(place.installation.state(), &State::default());
+        fs::write(&list, LIST).expect("a file");
+        fs::set_permissions(&list, Permissions::from_mode(0o600)).expect("permissions");
+        for restored in 0..3 {
+            place.installation.keep().expect("it is chained");
+            // Once more changes nothing.
+            place.installation.keep().expect("it is there");
+            let expected = State {
+                file: Some(list.clone()),
+                restored,
+            };
+            assert_eq!(place.installation.state(), &expected);
+            assert!(read(&list).contains(NAME));
+            let mode = fs::metadata(&list).expect("the file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            fs::write(&list, LIST).expect("the primary plugin's file");
+        }
+        place.installation.keep().expect("it is chained");
+        let removed = uninstall(&place.conf, &place.bin).expect("it goes");
+        assert_eq!(removed, [list.clone(), place.bin.join(NAME)]);
+        assert_eq!(read(&list), LIST);
+        assert!(uninstall(&place.conf, &place.bin).expect("it is gone").is_empty());
+        let left = fs::read_dir(&place.conf).expect("the directory").count();
+        assert_eq!(left, 1, "only the primary plugin's file is left");
+    }
+
+    #[test]
+    fn the_binary_is_this_program_and_is_put_back() {
+        let mut place = place();
+        let binary = place.bin.join(NAME);
+        let own = fs::metadata("/proc/self/exe").expect("this program").len();
+        let found = fs::metadata(&binary).expect("the plugin");
+        assert_eq!((found.len(), found.permissions().mode() & 0o777), (own, 0o755));
+        fs::remove_file(&binary).expect("it is there");
+        place.installation.keep().expect("it is put back");
+        assert!(binary.is_file());
+    }
+
+    #[test]
+    fn a_single_plugin_is_made_a_list_and_comes_back() {
+        let mut place = place();
+        let single = place.conf.join("05-pods.conf");
+        fs::write(&single, SINGLE).expect("a file");
+        // Not the first: let alone.
+        let second = place.conf.join("10-other.conflist");
+        fs::write(&second, LIST).expect("a file");
+        place.installation.keep().expect("it is chained");
+        let list = place.conf.join("05-pods.conflist");
+        assert!(read(&list).contains(NAME));
+        assert!(!single.exists());
+        assert_eq!(read(&second), LIST);
+        place.installation.keep().expect("it is there");
+        assert_eq!(place.installation.state().restored, 0);
+        // The primary plugin writes its file again.
+        fs::write(&single, SINGLE.replace("bridge", "ptp")).expect("a file");
+        place.installation.keep().expect("it is chained");
+        assert!(!single.exists());
+        assert!(read(&list).contains("ptp"));
+        uninstall(&place.conf, &place.bin).expect("it goes");
+        assert_eq!(read(&single), SINGLE.replace("bridge", "ptp"));
+        assert!(!list.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_reported_and_let_alone() {
+        let mut place = place();
+        let list = place.conf.join("10-pods.conflist");
+        fs::write(&list, &LIST[..40]).expect("half a file");
+        let error = place.installation.keep().expect_err("it is half a file");
+        assert!(error.to_string().contains("10-pods.conflist"), "{error}");
+        assert_eq!(read(&list), LIST[..40]);
+    }
+
+    #[tokio::test]
+    async fn a_written_file_is_heard_of() {
+        let mut place = place();
+        place.installation.keep().expect("there is nothing");
+        let list = place.conf.join("10-pods.conflist");
+        fs::write(&list, LIST).expect("a file");
+        let heard = tokio::time::timeout(Duration::from_secs(10), place.installation.changed());
+        heard.await.expect("it is heard of");
+        place.installation.keep().expect("it is chained");
+        assert!(read(&list).contains(NAME));
+    }
+}
