@@ -156,8 +156,7 @@ route add fd00:10::/32 via {NODE_V6} dev eth0
     /// Makes a pod: namespace, device, cgroup. Its manifest is not written.
     pub fn pod(&self, namespace: &str, name: &str) -> Result<Pod> {
         let number = self.next_pod.fetch_add(1, Ordering::Relaxed) + 10;
-        let netns = Netns::create(&format!("{}-{name}", self.id))?;
-        prepare(&netns)?;
+        let netns = self.sandbox(name)?;
         let sender = Sender {
             mac: [2, 0, 0, 0, number, 1],
             node_mac: [2, 0, 0, 0, number, 2],
@@ -200,6 +199,13 @@ route add fd00:10::/32 via {NODE_V6} dev eth0
                 v6: ip(NODE_V6),
             },
         })
+    }
+
+    /// A network namespace that is prepared like a pod's, and has nothing in it.
+    pub fn sandbox(&self, name: &str) -> Result<Netns> {
+        let netns = Netns::create(&format!("{}-{name}", self.id))?;
+        prepare(&netns)?;
+        Ok(netns)
     }
 
     fn connect(&self, netns: &Netns, device: &str, sender: &Sender) -> Result<()> {

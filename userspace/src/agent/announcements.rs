@@ -286,12 +286,12 @@ mod tests {
         add(&mut announcements, new);
         let mut stores = Stores::default();
         let origin = Origin::line(Arc::from(Path::new("pods.yaml")), 1);
-        let stored = Stored {
+        let object = Stored {
             object: pod(Some("u1"), false),
             origin,
         };
         stores
-            .insert(AnyObject::Pod(Arc::new(stored)))
+            .insert(AnyObject::Pod(Arc::new(object)))
             .expect("it is new");
         announcements.complete(&mut stores);
         let expected: Vec<IpAddr> = vec!["10.0.0.2".parse().expect("an address")];

@@ -46,7 +46,7 @@ impl Outcome {
                 None => true,
                 Some(index) => {
                     let found = self.interfaces.get(*index);
-                    let interface = found.ok_or_else(|| NoInterface {
+                    let interface = found.ok_or(NoInterface {
                         address: *address,
                         index: *index,
                         count: self.interfaces.len(),

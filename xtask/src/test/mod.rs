@@ -30,6 +30,9 @@ const PROXY_TOOLS: [(&str, &str); 2] = [("curl", "curl"), ("dnsmasq", "dnsmasq-b
 /// What the tests call inside their namespaces.
 const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("tc", "iproute2")];
 
+/// What the tests of the CNI plugin chain it to.
+const PLUGINS: [(&str, &str); 1] = [("/usr/lib/cni/ptp", "containernetworking-plugins")];
+
 /// Run every test: on this machine, and the tests that send packets in virtual machines over several kernels, too.
 ///
 /// Tests that send packets make network namespaces and a cgroup of their own, which takes root; without it those
@@ -51,6 +54,7 @@ impl Test {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let started = Instant::now();
         packages::ensure(&TOOLS, "the tests that send packets make networks of their own")?;
+        packages::ensure(&PLUGINS, "the CNI plugin is tested behind real ones")?;
         build_ebpf::build()?;
         let executables = executables::build()?;
         let mut tally = Tally::default();
