@@ -4,15 +4,16 @@ use std::{
     net::{IpAddr, UdpSocket},
     path::Path,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sluice_tests::{
-    Agent, Bench, Capture, Cookie,
+    Agent, Bench, Capture, Cookie, PATIENCE,
     bench::addresses::REGISTERED,
     cni::{Refused, Runtime, Sandbox},
+    command,
     manifest::{NODE, Policy},
 };
 
@@ -94,7 +95,10 @@ impl Stand {
 
     /// The same with another name for the namespace: of a pod there may be several after each other.
     pub(crate) fn sandbox_of(&self, name: &str, uid: &str, netns: &str) -> Result<Sandbox> {
-        Ok(Sandbox::of_pod(self.bench.sandbox(netns)?, "app", name, uid))
+        let netns = self.bench.sandbox(netns)?;
+        // As runtimes do before anything else.
+        netns.run(|| command::ip("link set lo up\n"))??;
+        Ok(Sandbox::of_pod(netns, "app", name, uid))
     }
 
     /// A declared pod that is admitted.
@@ -106,24 +110,35 @@ impl Stand {
         Ok((sandbox, result))
     }
 
+    /// Asserts that the very next datagram that a sandbox sends leaves the cluster.
+    pub(crate) fn arrives(&self, sandbox: &Sandbox, to: &str, port: u16) -> Result<()> {
+        let cookie = send(sandbox, to, port)?;
+        let seen = self.outside.wait_for_cookie(cookie);
+        seen.map(drop)
+            .with_context(|| format!("what {} sent to {to} did not arrive", sandbox.id))
+    }
+
     /// Sends one datagram from a sandbox, and says whether it has left the cluster.
     pub(crate) fn leaves(&self, sandbox: &Sandbox, to: &str, port: u16) -> Result<bool> {
-        let to: IpAddr = to.parse()?;
-        let cookie = Cookie::unique();
-        sandbox.netns.run(|| -> Result<()> {
-            let any: IpAddr = if to.is_ipv4() {
-                [0; 4].into()
-            } else {
-                [0_u16; 8].into()
-            };
-            let socket = UdpSocket::bind((any, 0))?;
-            socket.send_to(&cookie.times(2), (to, port))?;
-            Ok(())
-        })??;
-        // The first packet waits for the answer to a question after its neighbour, and the node's own must not overtake it.
+        let cookie = send(sandbox, to, port)?;
+        // A first packet waits for the answer to a question after its neighbour, and the node's own must not overtake it.
         thread::sleep(Duration::from_millis(50));
         self.bench.flush(&self.outside)?;
         Ok(self.outside.has_received(cookie))
+    }
+
+    /// Waits until what a sandbox sends leaves the cluster: its neighbour may have been asked for while nobody knew it, and
+    /// is asked for again after a second.
+    pub(crate) fn comes_to_leave(&self, sandbox: &Sandbox, to: &str, port: u16) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.leaves(sandbox, to, port)? {
+            ensure!(
+                Instant::now() < deadline,
+                "nothing that {} sends to {to} arrives",
+                sandbox.id
+            );
+        }
+        Ok(())
     }
 
     /// The configuration of our plugin in the network, with another version of the protocol.
@@ -146,6 +161,22 @@ impl Stand {
         let entry = entries.iter().find(|entry| entry["pod"]["name"] == name);
         Ok(entry.cloned().unwrap_or_default())
     }
+}
+
+fn send(sandbox: &Sandbox, to: &str, port: u16) -> Result<Cookie> {
+    let to: IpAddr = to.parse()?;
+    let any: IpAddr = if to.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0_u16; 8].into()
+    };
+    let cookie = Cookie::unique();
+    sandbox.netns.run(|| -> Result<()> {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.send_to(&cookie.times(2), (to, port))?;
+        Ok(())
+    })??;
+    Ok(cookie)
 }
 
 /// A pod as the cluster has it before it is started.

@@ -26,10 +26,7 @@ fn a_pod_is_enforced_from_its_first_packet(#[case] version: &str, #[case] primar
     let stand = Stand::start(version, primary)?;
     let (sandbox, result) = stand.pod("client")?;
     for to in REGISTERED {
-        ensure!(
-            stand.leaves(&sandbox, to, PERMITTED)?,
-            "its first packet to {to} was dropped"
-        );
+        stand.arrives(&sandbox, to, PERMITTED)?;
         ensure!(
             !stand.leaves(&sandbox, to, 53)?,
             "a port that is not permitted is open"
@@ -126,10 +123,7 @@ fn a_pod_waits_until_the_cluster_tells_of_it() -> Result<()> {
             .map_err(|_| anyhow::anyhow!("the runtime has panicked"))?
     })?;
     outcome?;
-    ensure!(
-        stand.leaves(&sandbox, REGISTERED[0], PERMITTED)?,
-        "its first packet was dropped"
-    );
+    stand.arrives(&sandbox, REGISTERED[0], PERMITTED)?;
     Ok(())
 }
 
@@ -145,10 +139,7 @@ fn without_a_policy_nobody_waits() -> Result<()> {
         since.elapsed() < Duration::from_secs(4),
         "it waited for an object that nobody needs"
     );
-    ensure!(
-        stand.leaves(&sandbox, UNREGISTERED[0], 53)?,
-        "somebody dropped it"
-    );
+    stand.arrives(&sandbox, UNREGISTERED[0], 53)?;
     // A policy finds it where it was announced.
     stand.declare("client", "uid")?;
     stand.bench.state().policy(&policy())?;
@@ -186,10 +177,7 @@ fn without_the_agent_pods_wait_and_can_be_deleted() -> Result<()> {
     );
     let sandbox = stand.sandbox_of("client", "uid", "again")?;
     stand.runtime.add(&sandbox)??;
-    ensure!(
-        stand.leaves(&sandbox, REGISTERED[0], PERMITTED)?,
-        "its first packet was dropped"
-    );
+    stand.arrives(&sandbox, REGISTERED[0], PERMITTED)?;
     Ok(())
 }
 
@@ -198,17 +186,11 @@ fn the_next_agent_knows_who_was_announced() -> Result<()> {
     let mut stand = Stand::start("1.0.0", "bridge")?;
     let (sandbox, result) = stand.pod("client")?;
     stand.agent.kill()?;
-    ensure!(
-        stand.leaves(&sandbox, REGISTERED[0], PERMITTED)?,
-        "it was cut off with the agent"
-    );
+    stand.arrives(&sandbox, REGISTERED[0], PERMITTED)?;
     stand.agent.restart()?;
     let endpoint = stand.endpoint("client")?;
     ensure!(endpoint["pending"].is_null(), "it was forgotten: {endpoint}");
-    ensure!(
-        stand.leaves(&sandbox, REGISTERED[0], PERMITTED)?,
-        "it was cut off by the next agent"
-    );
+    stand.arrives(&sandbox, REGISTERED[0], PERMITTED)?;
     stand.runtime.check(&sandbox, &result)??;
     Ok(())
 }
@@ -310,11 +292,7 @@ fn an_excluded_namespace_does_not_wait_and_is_under_the_rules() -> Result<()> {
         "an unknown pod has sent"
     );
     stand.declare("client", "uid")?;
-    stand.agent.settle()?;
-    ensure!(
-        stand.leaves(&sandbox, REGISTERED[0], PERMITTED)?,
-        "it was announced, and not known"
-    );
+    stand.comes_to_leave(&sandbox, REGISTERED[0], PERMITTED)?;
     stand.agent.kill()?;
     let sandbox = stand.sandbox("other", "uid-other")?;
     stand.runtime.add(&sandbox)??;

@@ -38,6 +38,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the plugin goes.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Settings {
     /// The directory from which the container runtime takes the network's configuration, as /etc/cni/net.d: the agent chains
     /// its plugin to the first file there, and keeps it there. Then nothing runs in a pod before its rules hold.
