@@ -16,6 +16,7 @@ mod builtin;
 mod call;
 mod cluster;
 pub mod crds;
+mod delete;
 mod discovery;
 mod faults;
 mod fields;

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use super::{
     apply,
     call::{Call, Verb},
+    delete,
     kinds::{Resource, Version},
-    list, meta,
+    meta,
     refusal::{Fault, Refusal},
     schema,
     store::{Key, Store, Stored},
@@ -18,11 +19,11 @@ use super::{
 pub(super) type Answer = (u16, Value);
 
 /// A call, and what it is about.
-struct Subject<'a> {
-    call: &'a Call,
-    resource: &'a Resource,
+pub(super) struct Subject<'a> {
+    pub(super) call: &'a Call,
+    pub(super) resource: &'a Resource,
     version: &'a Version,
-    key: Key,
+    pub(super) key: Key,
 }
 
 /// Does what is asked for. Lists and watches are answered elsewhere.
@@ -60,16 +61,16 @@ pub(super) fn serve(store: &mut Store, call: &Call) -> Result<Answer, Refusal> {
 }
 
 impl Subject<'_> {
-    fn api_version(&self) -> String {
+    pub(super) fn api_version(&self) -> String {
         self.resource.api_version(&self.version.name)
     }
 
-    fn existing<'a>(&self, store: &'a Store) -> Result<&'a Arc<Stored>, Refusal> {
+    pub(super) fn existing<'a>(&self, store: &'a Store) -> Result<&'a Arc<Stored>, Refusal> {
         let found = store.get(&self.resource.id(), &self.key);
         found.ok_or_else(|| Refusal::not_found(self.resource, &self.key.1))
     }
 
-    fn shown(&self, stored: &Stored) -> Value {
+    pub(super) fn shown(&self, stored: &Stored) -> Value {
         stored.value(&self.api_version())
     }
 
@@ -244,8 +245,8 @@ impl Subject<'_> {
             return Ok((code, object));
         }
         let stored = store.put(self.resource, key.clone(), object);
-        let finished =
-            !stored.value["metadata"]["deletionTimestamp"].is_null() && !has_finalizers(&stored.value);
+        let finished = !stored.value["metadata"]["deletionTimestamp"].is_null()
+            && !delete::has_finalizers(&stored.value);
         if finished {
             store.remove(&self.resource.id(), key);
         }
@@ -363,66 +364,6 @@ impl Subject<'_> {
             object["metadata"]["generation"] = json!(generation + 1);
         }
     }
-
-    fn delete(&self, store: &mut Store) -> Result<Answer, Refusal> {
-        let stored = Arc::clone(self.existing(store)?);
-        let options = if self.call.body.is_empty() {
-            Value::Null
-        } else {
-            self.call.object()?
-        };
-        for name in ["uid", "resourceVersion"] {
-            let wanted = &options["preconditions"][name];
-            let found = &stored.value["metadata"][name];
-            if !wanted.is_null() && wanted != found {
-                let why =
-                    format!("Precondition failed: {name} in precondition: {wanted}, in object meta: {found}");
-                return Err(Refusal::conflict(self.resource, &self.key.1, &why));
-            }
-        }
-        Ok((200, self.end(store, &stored)))
-    }
-
-    /// Deletes an object, or marks it for those who have to do something first.
-    fn end(&self, store: &mut Store, stored: &Stored) -> Value {
-        let key = meta::key(&stored.value);
-        if has_finalizers(&stored.value) {
-            let mut marked = stored.value.clone();
-            if marked["metadata"]["deletionTimestamp"].is_null() {
-                marked["metadata"]["deletionTimestamp"] = json!(meta::now());
-                marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-            }
-            return self.shown(&store.put(self.resource, key, marked));
-        }
-        store.remove(&self.resource.id(), &key);
-        json!({
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Success",
-            "details": {
-                "name": key.1,
-                "group": self.resource.group,
-                "kind": self.resource.plural,
-                "uid": stored.value["metadata"]["uid"],
-            },
-        })
-    }
-
-    fn delete_all(&self, store: &mut Store) -> Result<Answer, Refusal> {
-        let found = list::select(store, self.resource, self.call)?;
-        let items: Vec<_> = found.iter().map(|stored| self.shown(stored)).collect();
-        for stored in &found {
-            self.end(store, stored);
-        }
-        let list = json!({
-            "kind": format!("{}List", self.resource.kind),
-            "apiVersion": self.api_version(),
-            "metadata": {"resourceVersion": store.version().to_string()},
-            "items": items,
-        });
-        Ok((200, list))
-    }
 }
 
 /// How a write says what it wants.
@@ -432,12 +373,6 @@ enum Writer {
     Update,
     /// By server-side apply, which has said already whose the fields are.
     Apply,
-}
-
-fn has_finalizers(object: &Value) -> bool {
-    object["metadata"]["finalizers"]
-        .as_array()
-        .is_some_and(|list| !list.is_empty())
 }
 
 /// RFC 7386.
