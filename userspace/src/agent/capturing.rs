@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -190,7 +189,7 @@ impl Capturing {
             }
             let descriptor = match self.handles.get(cookie) {
                 Some(handle) => Ok(Arc::clone(handle)),
-                None => open(pod),
+                None => open(pod, *cookie),
             };
             let netns = match descriptor {
                 Ok(descriptor) => {
@@ -262,8 +261,7 @@ fn inside(captured: &Captured) -> BTreeMap<NetnsCookie, Wanted> {
         .collect()
 }
 
-fn open(pod: &CapturedPod) -> anyhow::Result<Arc<OwnedFd>> {
-    let file = File::open(&pod.netns)
-        .with_context(|| format!("{}: cannot open {}", pod.name, pod.netns.display()))?;
-    Ok(Arc::new(file.into()))
+fn open(pod: &CapturedPod, cookie: NetnsCookie) -> anyhow::Result<Arc<OwnedFd>> {
+    let file = node::open_netns(&pod.netns, cookie).with_context(|| pod.name.clone())?;
+    Ok(Arc::new(file))
 }

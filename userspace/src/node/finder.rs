@@ -113,10 +113,11 @@ impl Finder {
         let known: BTreeSet<_> = wanted.iter().map(|pod| &pod.uid).collect();
         self.held.retain(|uid, _| known.contains(uid));
         let is_fresh = std::mem::take(&mut self.is_fresh);
-        if self.pace.is_due(&sought, view) || is_fresh {
-            if !is_fresh {
-                self.look();
-            }
+        let is_due = self.pace.is_due(&sought, view);
+        if is_due {
+            self.look();
+        }
+        if is_due || is_fresh {
             self.reasons.clear();
         }
         for pod in sought {
@@ -155,7 +156,9 @@ impl Finder {
     fn look(&mut self) {
         let below = self.cgroup_root.as_deref().map(PodCgroups::below_root);
         let started = Instant::now();
-        let walked = tokio::task::block_in_place(|| processes::walk(&self.proc, &below.unwrap_or_default()));
+        let below = below.unwrap_or_default();
+        let sought: BTreeSet<_> = self.pace.sought().cloned().collect();
+        let walked = tokio::task::block_in_place(|| processes::walk(&self.proc, &below, &sought));
         self.walk = walked.unwrap_or_else(|error| {
             warn!(
                 "cannot look for the processes of pods in {}: {error}",
@@ -166,7 +169,8 @@ impl Finder {
         self.pace.looked();
         debug!(
             processes = self.walk.seen,
-            pods = self.walk.pods.len(),
+            sought = sought.len(),
+            found = self.walk.pods.len(),
             microseconds = started.elapsed().as_micros(),
             "looked at all processes",
         );

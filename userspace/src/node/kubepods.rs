@@ -4,7 +4,7 @@
 //! at the root of the hierarchy as this node sees it, or in the one cgroup that a node in a container (kind, minikube)
 //! keeps its pods in. What is below a pod's cgroup never changes which pod it is.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -134,26 +134,50 @@ fn slices<'a>(parts: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Stri
     })
 }
 
-/// Reads `/proc/PID/cgroup`, with lines of both versions. `node` is that of process 1, `below` the cgroup of the second
-/// version that the agent was told to look in.
-pub(super) fn read(text: &str, node: &str, below: &str) -> Membership {
+/// Where the cgroups of this node begin.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Start {
+    /// Those of process 1, by hierarchy.
+    node: BTreeMap<String, Vec<String>>,
+    /// That of the second version which the agent was told to look in.
+    told: Vec<String>,
+}
+
+impl Start {
+    /// `node` is `/proc/1/cgroup`, `told` a path below the root of the second version.
+    pub(super) fn new(node: &str, told: &str) -> Self {
+        let owned = |path: &str| components(path).into_iter().map(str::to_owned).collect();
+        let node = lines(node).map(|(hierarchy, path)| (hierarchy.to_owned(), owned(path)));
+        Self {
+            node: node.collect(),
+            told: owned(told),
+        }
+    }
+
+    /// What is left of a path.
+    fn strip<'a, 'b>(&self, hierarchy: &str, path: &'b [&'a str]) -> &'b [&'a str] {
+        let common = |start: &[String]| start.iter().zip(path).take_while(|(a, b)| a == *b).count();
+        let of_node = self.node.get(hierarchy).map_or(0, |node| common(node));
+        let told = common(&self.told);
+        let is_told = hierarchy.is_empty() && told == self.told.len();
+        &path[if is_told { of_node.max(told) } else { of_node }..]
+    }
+}
+
+/// Reads `/proc/PID/cgroup`, with lines of both versions.
+pub(super) fn read(text: &str, start: &Start) -> Membership {
     let mut found: Option<Owner> = None;
     for (hierarchy, path) in lines(text) {
         // Seen from a cgroup namespace that it is not in.
         if path.starts_with("/..") {
             return Membership::Unclear;
         }
-        let first = lines(node).find_map(|(other, path)| (other == hierarchy).then_some(path));
+        // Most processes of most nodes are in no pod.
+        if !path.contains(KUBEPODS) {
+            continue;
+        }
         let path = components(path);
-        let of_node = common(&path, &components(first.unwrap_or_default()));
-        let told = components(below);
-        let is_below = hierarchy.is_empty() && path.starts_with(&told);
-        let start = if is_below {
-            of_node.max(told.len())
-        } else {
-            of_node
-        };
-        match (owner(&path[start..]), &found) {
+        match (owner(start.strip(hierarchy, &path)), &found) {
             (None, _) => {}
             (Some(owner), None) => found = Some(owner),
             (Some(owner), Some(known)) if owner == *known => {}
@@ -175,10 +199,6 @@ fn components(path: &str) -> Vec<&str> {
     path.split('/')
         .filter(|component| !component.is_empty())
         .collect()
-}
-
-fn common(a: &[&str], b: &[&str]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Whose a cgroup is, by its path from where the node's begin.

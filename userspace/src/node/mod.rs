@@ -36,6 +36,7 @@ pub use self::{
     kubepods::{ContainerId, PodUid},
     links::{Link, Role},
     listener::listener_cgroup,
+    netns::open_netns,
 };
 use crate::{
     facts::{Depth, Inside, NetnsCookie, PodDevice, PodNetwork},
@@ -80,6 +81,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The path leads to another namespace than it did.
+    #[error("{0} is another network namespace by now (was the pod replaced?)")]
+    Another(PathBuf),
     /// A pod without a namespace of its own.
     #[error(
         "{0} is the node's own network namespace: a pod in it has to say spec.hostNetwork and its cgroup"

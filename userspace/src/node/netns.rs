@@ -3,7 +3,10 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -107,15 +110,32 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Calls `ask` inside the namespace at `path`, on a thread of its own.
 pub(super) fn enter<T: Send>(path: &Path, ask: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let fail = |source| Error::Path {
-        path: path.to_owned(),
-        source,
-    };
-    let file = open(path).map_err(fail)?;
+    let file = open(path).map_err(|source| no_netns(path, source))?;
+    ask_in(&file, path, ask)
+}
+
+/// Opens the namespace at `path`, which has to be the one with this cookie: a process's number may be another's by now.
+pub fn open_netns(path: &Path, cookie: NetnsCookie) -> Result<OwnedFd, Error> {
+    let file = open(path).map_err(|source| no_netns(path, source))?;
+    let found = ask_in(&file, path, sys::cookie)?.map_err(|source| no_netns(path, source))?;
+    if found != cookie {
+        return Err(Error::Another(path.to_owned()));
+    }
+    Ok(file.into())
+}
+
+fn ask_in<T: Send>(file: &File, path: &Path, ask: impl FnOnce() -> T + Send) -> Result<T, Error> {
     let inside = move || setns(file, CloneFlags::CLONE_NEWNET).map(|()| ask());
     thread::scope(|scope| scope.spawn(inside).join())
         .unwrap_or(Err(nix::errno::Errno::EINVAL))
-        .map_err(|errno| fail(errno.into()))
+        .map_err(|errno| no_netns(path, errno.into()))
+}
+
+fn no_netns(path: &Path, source: io::Error) -> Error {
+    Error::Path {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Asks from inside, on a thread of its own: a thread that has been elsewhere is not used again.

@@ -1,8 +1,7 @@
 //! The processes of pods, as `/proc` shows them.
 
 use std::{
-    collections::BTreeMap,
-    ffi::CStr,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
@@ -14,7 +13,7 @@ use nix::{
     sys::stat::{Mode, fstatat},
 };
 
-use super::kubepods::{self, Membership, PodUid};
+use super::kubepods::{self, Membership, PodUid, Start};
 
 /// The fields of `/proc/PID/stat` after the name, which may hold anything: the state, and the 19th after it.
 const START_FIELD: usize = 19;
@@ -61,7 +60,7 @@ impl Process {
     /// Whether it is still there.
     pub(super) fn runs(self, proc: &Path) -> bool {
         let process = File::open(proc.join(self.pid.to_string()));
-        let stat = process.and_then(|process| read(&process, c"stat"));
+        let stat = process.and_then(|process| read(&process, Path::new("stat")));
         stat.is_ok_and(|stat| started(&stat) == Some(self.started))
     }
 }
@@ -75,45 +74,39 @@ impl Processes {
     }
 }
 
-/// Looks at every process. `below` is the cgroup that the agent was told to look in, from the root of the hierarchy.
-pub(super) fn walk(proc: &Path, below: &str) -> io::Result<Walk> {
-    let own = fs::metadata("/proc/self/ns/net")?;
-    let own = (own.dev(), own.ino());
+/// Looks at every process for those of these pods. `told` is the cgroup that the agent was told to look in, from the root of
+/// the hierarchy.
+pub(super) fn walk(proc: &Path, told: &str, sought: &BTreeSet<PodUid>) -> io::Result<Walk> {
+    let node = fs::metadata("/proc/self/ns/net")?;
+    let node = (node.dev(), node.ino());
     // Without it the node is all there is: pods' cgroups are at the root.
-    let node = fs::read_to_string(proc.join("1/cgroup")).unwrap_or_default();
+    let first = fs::read_to_string(proc.join("1/cgroup")).unwrap_or_default();
+    let start = Start::new(&first, told);
     let mut walk = Walk::default();
+    let root = File::open(proc)?;
     for entry in fs::read_dir(proc)? {
-        let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         walk.seen += 1;
-        // Everything is read through this directory, which stays that of this process and of no later one. It may end
-        // meanwhile.
-        let Ok(process) = File::open(entry.path()) else {
+        // A process may end while it is looked at. Most are none of those that are sought.
+        let Ok(cgroups) = read(&root, &Path::new(&name).join("cgroup")) else {
             continue;
         };
-        let Ok(cgroups) = read(&process, c"cgroup") else {
-            continue;
-        };
-        let owner = match kubepods::read(&cgroups, &node, below) {
-            Membership::Pod(owner) if !owner.is_monitor => owner,
-            Membership::Unclear => {
+        match owner(&cgroups, &start) {
+            Ok(Some(pod)) if sought.contains(&pod) => {}
+            Ok(_) => continue,
+            Err(Unclear) => {
                 walk.unclear += 1;
                 continue;
             }
-            Membership::Pod(_) | Membership::Nobody => continue,
-        };
-        let (Ok(netns), Ok(stat)) = (
-            fstatat(&process, c"ns/net", AtFlags::empty()),
-            read(&process, c"stat"),
-        ) else {
+        }
+        let Some((pod, netns, started)) = look(&proc.join(&name), &start) else {
             continue;
         };
-        let Some(started) = started(&stat) else { continue };
-        let netns = (netns.st_dev, netns.st_ino);
-        let processes = walk.pods.entry(owner.pod).or_default();
-        if netns == own {
+        let processes = walk.pods.entry(pod).or_default();
+        if netns == node {
             processes.of_node += 1;
             continue;
         }
@@ -124,9 +117,31 @@ pub(super) fn walk(proc: &Path, below: &str) -> io::Result<Walk> {
     Ok(walk)
 }
 
-/// Reads a file of a process, with whatever a name in it was made of.
-fn read(process: &File, name: &CStr) -> io::Result<String> {
-    let file = openat(process, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+/// The pod, the network namespace and the start of a process. All is read through its directory, which stays that of this
+/// process and of no later one with its number.
+fn look(process: &Path, start: &Start) -> Option<(PodUid, (u64, u64), u64)> {
+    let process = File::open(process).ok()?;
+    let pod = owner(&read(&process, Path::new("cgroup")).ok()?, start).ok()??;
+    let netns = fstatat(&process, "ns/net", AtFlags::empty()).ok()?;
+    let started = started(&read(&process, Path::new("stat")).ok()?)?;
+    Some((pod, (netns.st_dev, netns.st_ino), started))
+}
+
+/// The cgroups do not say whose the process is.
+struct Unclear;
+
+/// The pod that a process is in.
+fn owner(cgroups: &str, start: &Start) -> Result<Option<PodUid>, Unclear> {
+    match kubepods::read(cgroups, start) {
+        Membership::Pod(owner) => Ok((!owner.is_monitor).then_some(owner.pod)),
+        Membership::Nobody => Ok(None),
+        Membership::Unclear => Err(Unclear),
+    }
+}
+
+/// Reads a file of a process, whatever the names in it are made of.
+fn read(directory: &File, name: &Path) -> io::Result<String> {
+    let file = openat(directory, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::with_capacity(ROOM);
     File::from(file).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

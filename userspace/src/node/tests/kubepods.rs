@@ -3,6 +3,11 @@ use rstest::rstest;
 
 use super::*;
 
+/// As read by an agent on a node whose process 1 is here, and that was told to look there.
+fn read(text: &str, node: &str, told: &str) -> Membership {
+    super::read(text, &Start::new(node, told))
+}
+
 const UID: &str = "7fda01c4-0ece-403d-88b4-c371d66d132a";
 const OTHER: &str = "2c48913c-b29f-11e7-9350-020968147796";
 const CONTAINER: &str = "e58a24d4a722c99712cff74ef69d93311089584eb32617b3890e0dcb996133f1";

@@ -1,0 +1,7 @@
+//! Pods of which only the cluster's objects are known, found on the node: by their processes and cgroups, which are real.
+
+mod cgroups;
+mod common;
+mod forged;
+mod processes;
+mod walk;
