@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use sluice_tests::{
-    Agent, Bench, PATIENCE, Pod,
+    Agent, ApiServer, Bench, PATIENCE, Pod,
+    apiserver::{Kubeconfig, User},
     kubelet::{Driver, Kubelet},
     manifest::{NODE, Policy},
 };
@@ -30,6 +31,8 @@ pub(crate) struct Stand {
     pub(crate) agent: Agent,
     pub(crate) kubelet: Kubelet,
     pub(crate) bench: Bench,
+    /// A file that the agent reads again and again.
+    _kubeconfig: Option<Kubeconfig>,
 }
 
 impl Stand {
@@ -46,6 +49,7 @@ impl Stand {
             agent,
             kubelet,
             bench,
+            _kubeconfig: None,
         })
     }
 
@@ -82,6 +86,20 @@ status:
         self.bench
             .state()
             .write(&format!("pod-{namespace}-{name}"), &yaml)
+    }
+
+    /// The same stand, whose agent watches a server instead of the directory.
+    pub(crate) fn watching(driver: Driver, server: &ApiServer, bench: Bench) -> Result<Self> {
+        let kubelet = Kubelet::start(&bench, driver)?;
+        let kubeconfig = server.kubeconfig(&User::Admin)?;
+        let mut agent = Agent::prepare(&bench)?.with_kubeconfig(&kubeconfig.path());
+        agent.restart()?;
+        Ok(Self {
+            agent,
+            kubelet,
+            bench,
+            _kubeconfig: Some(kubeconfig),
+        })
     }
 
     /// Waits until the agent says this of the pod.

@@ -3,5 +3,6 @@
 mod cgroups;
 mod common;
 mod forged;
+mod kubernetes;
 mod processes;
 mod walk;
