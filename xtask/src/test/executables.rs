@@ -13,7 +13,15 @@ use crate::shell;
 
 /// Test programs about the cluster's side of the agent (its API server, its pods' processes, what is installed on a node),
 /// in which no kernel differs from another. They run on this machine only: emulated, they would take longer than all others.
-const CLUSTER: [&str; 5] = ["cni", "examples", "finding", "kubernetes", "observability"];
+const CLUSTER: [&str; 7] = [
+    "cni",
+    "deploy",
+    "examples",
+    "finding",
+    "kubernetes",
+    "leak",
+    "observability",
+];
 
 /// What a test program touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
