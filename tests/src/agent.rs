@@ -202,6 +202,11 @@ impl Agent {
         })
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Kills the process: SIGKILL, no time for anything.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {

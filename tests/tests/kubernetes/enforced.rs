@@ -5,13 +5,27 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{Agent, ApiServer, Bench, PATIENCE, apiserver::User};
 
-use crate::common::{CLUSTER, policies, policy};
+/// A node, as every cluster has them.
+const CLUSTER: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: node-1}
+spec: {podCIDRs: [10.244.0.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
+";
+const DEFINITION: &str = include_str!("../../../deploy/base/crds.yaml");
+const POLICY: &str = "
+apiVersion: sluice.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: one}
+spec: {gateways: [{namespace: egress, gateway: waypoint}]}
+";
 
 #[test]
 fn a_policy_of_the_cluster_reaches_the_kernel() -> Result<()> {
     let bench = Bench::create()?;
     let mut server = ApiServer::start_in(bench.node())?;
-    for yaml in [CLUSTER, &policies(), &policy("one")] {
+    for yaml in [CLUSTER, DEFINITION, POLICY] {
         server.apply(yaml)?;
     }
     let kubeconfig = server.kubeconfig(&User::Admin)?;

@@ -1,5 +1,3 @@
-//! The cluster's API server as the source of objects.
+//! The agent, with a cluster's API server for its source.
 
-mod common;
 mod enforced;
-mod source;

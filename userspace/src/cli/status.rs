@@ -12,6 +12,7 @@ use crate::{
     agent::status,
     api::{Request, client},
     cni,
+    source::WatchState,
 };
 
 /// Is it on? What is in the kernel, and what is wrong.
@@ -79,6 +80,14 @@ fn print(status: &status::Status) -> std::io::Result<()> {
     )?;
     for problem in &status.problems {
         writeln!(out, "{}: {problem}", problem.severity)?;
+    }
+    if let Some(age) = status.source.age_seconds {
+        writeln!(out, "source: {}, last heard {age} s ago", status.source.kind)?;
+    }
+    for (name, kind) in &status.source.kinds {
+        if kind.state != WatchState::Watching {
+            writeln!(out, "  {name}: {}, {} objects", kind.state, kind.objects)?;
+        }
     }
     let internal: Vec<&str> = status.internal.keys().map(String::as_str).collect();
     writeln!(out, "internal: {}", internal.join(", "))?;

@@ -17,6 +17,16 @@ pub enum SourceKind {
     Kubernetes,
 }
 
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Directory => "directory",
+            Self::Kubernetes => "kubernetes",
+        })
+    }
+}
+
 /// How a source is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {

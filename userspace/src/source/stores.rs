@@ -98,7 +98,7 @@ impl Stores {
             AnyObject::Pod(object) => drop(self.pods.insert(object.name.clone(), object)),
             AnyObject::Service(object) => drop(self.services.insert(object.name.clone(), object)),
             AnyObject::EndpointSlice(object) => {
-                drop(self.endpoint_slices.insert(object.name.clone(), object))
+                drop(self.endpoint_slices.insert(object.name.clone(), object));
             }
             AnyObject::ServiceCidr(object) => drop(self.service_cidrs.insert(object.name.clone(), object)),
             AnyObject::Gateway(object) => drop(self.gateways.insert(object.name.clone(), object)),

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what things cost, both sides measured in one run.
 
 mod redirect;
+mod source;
 mod verdict;
 
 use anyhow::Result;
@@ -25,6 +26,7 @@ pub(crate) struct Bench {
 enum What {
     Verdict(verdict::Verdict),
     Redirect(redirect::Redirect),
+    Source(source::Source),
 }
 
 impl Bench {
@@ -32,6 +34,7 @@ impl Bench {
         match self.what {
             What::Verdict(verb) => verb.run(),
             What::Redirect(verb) => verb.run(),
+            What::Source(verb) => verb.run(),
         }
     }
 }

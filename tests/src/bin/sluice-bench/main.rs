@@ -2,6 +2,7 @@
 
 mod program;
 mod redirect;
+mod source;
 mod verdict;
 
 use std::{path::Path, process::ExitCode};
@@ -9,7 +10,8 @@ use std::{path::Path, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "usage: sluice-bench verdict [--json]
-       sluice-bench redirect DIRECTORY ROUNDS [--json]";
+       sluice-bench redirect DIRECTORY ROUNDS [--json]
+       sluice-bench source [--json]";
 
 fn main() -> ExitCode {
     match run() {
@@ -27,6 +29,7 @@ fn run() -> Result<()> {
     let json = arguments.pop_if(|last| *last == "--json").is_some();
     match arguments.as_slice() {
         ["verdict"] => verdict::run(json),
+        ["source"] => source::run(json),
         ["redirect", directory, rounds] => {
             let rounds = rounds
                 .parse()

@@ -80,6 +80,11 @@ impl Kubernetes {
         kubernetes
     }
 
+    /// How the server is reached, for others who have something to say to it.
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn watch(&mut self, target: Target) -> (Arc<Watch>, AbortHandle) {
         let watch = Arc::new(Watch::new(target, Arc::clone(&self.changed)));
         let task = self.tasks.spawn(Arc::clone(&watch).run(self.client.clone()));
@@ -110,16 +115,20 @@ impl Kubernetes {
         for watch in &self.watches {
             stores.absorb(watch.known().table.objects().clone());
         }
-        self.complete = self.complete || self.watches.iter().all(|watch| self.is_whole(watch));
-        stores.set_complete(self.complete);
         self.follow_gateways(&stores);
+        self.complete = self.complete || self.all().all(|watch| self.is_whole(watch));
+        stores.set_complete(self.complete);
         let problems = self.problems();
         Loaded { stores, problems }
     }
 
-    /// Whether all that a watch is about is known.
+    /// Whether all that a watch is about is known. Gateways on other nodes decide nothing here: they are only waited for, as
+    /// otherwise they would be told of as missing.
     fn is_whole(&self, watch: &Watch) -> bool {
         let known = watch.known();
+        if self.gateways.contains_key(&watch.target) && !matches!(known.health, Health::Starting) {
+            return true;
+        }
         let policies = watch.target.kind == Kind::EgressPolicy;
         if policies && known.table.unreadable().any(|(_, _, known)| !known) {
             return false;

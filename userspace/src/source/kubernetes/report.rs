@@ -28,7 +28,7 @@ impl Kubernetes {
         }
         problems.extend(of_places(&naming_places));
         if !self.complete {
-            let missing = self.watches.iter().filter(|watch| !self.is_whole(watch));
+            let missing = self.all().filter(|watch| !self.is_whole(watch));
             let names: Vec<_> = missing.map(|watch| watch.target.to_string()).collect();
             let message = format!(
                 "not all of the cluster is known yet, so that rules in the kernel stay as they are; missing: {}",
@@ -40,7 +40,6 @@ impl Kubernetes {
     }
 
     fn of_health(&self, watch: &Watch, known: &Known) -> Option<Problem> {
-        let resource = watch.target.resource();
         match &known.health {
             Health::Starting | Health::Well => None,
             Health::Failing { since, error } => {
@@ -56,9 +55,11 @@ impl Kubernetes {
             }
             Health::Absent { since: _ } => {
                 let severity = watch.target.if_absent.unwrap_or(Severity::Error);
-                let message = match watch.target.kind {
-                    Kind::EgressPolicy => self.without_policies(known),
-                    _ => format!("the server has no {resource}; it is looked for again"),
+                let message = if watch.target.kind == Kind::EgressPolicy {
+                    self.without_policies(known)
+                } else {
+                    let resource = watch.target.resource();
+                    format!("the server has no {resource}; it is looked for again")
                 };
                 Some(Problem::new(severity, message))
             }
