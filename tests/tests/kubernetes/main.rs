@@ -1,3 +1,4 @@
 //! The agent, with a cluster's API server for its source.
 
 mod enforced;
+mod told;

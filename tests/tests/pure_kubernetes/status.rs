@@ -217,6 +217,8 @@ async fn a_policy_that_cannot_be_read_is_not_accepted() -> Result<()> {
     let agent = Teller::start(&server, "one")?;
     agent.publish(|published| {
         published.nodes = nodes(&["one"]);
+        // Without a version that can be read the source is not complete.
+        published.applied = false;
         let object = sluice::objects::ObjectRef::cluster(sluice::objects::Kind::EgressPolicy, "p");
         let message = "spec.exceptions[0].to[0].cidr: 192.0.2.1/24 has bits behind its prefix";
         published.problems = vec![Problem::new(Severity::Error, message).about(object)];

@@ -114,6 +114,16 @@ pub struct Settings {
     /// Serve metrics for Prometheus at this address, under /metrics.
     #[arg(long, env = "SLUICE_METRICS_ADDRESS", value_name = "IP:PORT")]
     pub metrics_address: Option<SocketAddr>,
+    /// Announce captured pods to Istio's control plane, by the annotation ambient.istio.io/redirection; only with --ambient,
+    /// and only from a cluster's API server.
+    #[arg(
+        long,
+        env = "SLUICE_ISTIO_ANNOTATION",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub istio_annotation: bool,
     /// Whose connections go to the node proxy.
     #[command(flatten)]
     pub capture: CaptureSettings,

@@ -9,7 +9,7 @@ use std::{
 
 use ebpf::rules::Enforcement;
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -59,6 +59,8 @@ pub(super) struct Agent {
     allowed_wanted: watch::Receiver<usize>,
     pub(super) who: watch::Sender<Arc<Who>>,
     pub(super) published: watch::Sender<Arc<Published>>,
+    /// Those who tell the cluster; they end with the agent.
+    _telling: Option<JoinSet<()>>,
     pub(super) stores: Stores,
     pub(super) facts: Facts,
     names: Arc<Names>,
@@ -107,6 +109,13 @@ impl Agent {
             "started",
         );
         let (who, _) = watch::channel(Arc::default());
+        let (published, told) = watch::channel(Arc::default());
+        let options = crate::kubernetes::Options {
+            annotate: settings.istio_annotation,
+        };
+        let telling = source
+            .client()
+            .map(|client| crate::kubernetes::start(client, options, run_dir, &told, &verdicts));
         let allowed_wanted = verdicts.allowed_wanted();
         tokio::spawn(forward(dataplane.events()?, who.subscribe(), verdicts));
         Ok(Self {
@@ -124,7 +133,8 @@ impl Agent {
             progress: BTreeMap::new(),
             allowed_wanted,
             who,
-            published: watch::Sender::default(),
+            published,
+            _telling: telling,
             stores: Stores::default(),
             facts: Facts::default(),
             names: Arc::default(),

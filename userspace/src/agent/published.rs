@@ -37,6 +37,13 @@ pub struct Published {
     pub pods: BTreeMap<PodName, Pod>,
 }
 
+impl Published {
+    /// Whether there was a pass at all.
+    pub fn is_known(&self) -> bool {
+        !self.node.is_empty()
+    }
+}
+
 /// What became of a policy on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {

@@ -43,7 +43,7 @@ impl Denials {
     pub async fn run(mut self, client: Client, mut verdicts: broadcast::Receiver<Arc<VerdictEvent>>) {
         if self
             .published
-            .wait_for(|published| published.applied)
+            .wait_for(|published| published.is_known())
             .await
             .is_err()
         {

@@ -144,3 +144,37 @@ pub(super) async fn run(client: Client, node: String, mut reports: mpsc::Receive
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_and_reason_is_reported_once_in_a_while() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        assert!(limiter.admit("a", "spoofed", start));
+        assert!(!limiter.admit("a", "spoofed", start + REPEAT / 2));
+        assert!(limiter.admit("a", "unknown", start + REPEAT / 2));
+        assert!(limiter.admit("b", "spoofed", start + REPEAT / 2));
+        assert!(limiter.admit("a", "spoofed", start + REPEAT));
+    }
+
+    #[test]
+    fn all_together_are_bounded_in_number_and_in_memory() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        let mut admitted = 0_u64;
+        // A new pod every 10 ms, for an hour.
+        for number in 0..360_000_u32 {
+            let now = start + Duration::from_millis(10) * number;
+            admitted += u64::from(limiter.admit(&number.to_string(), "unknown", now));
+        }
+        let refilled = Duration::from_hours(1).as_secs() / REFILL.as_secs();
+        assert!(
+            (refilled..=refilled + u64::from(BURST)).contains(&admitted),
+            "{admitted}"
+        );
+        assert!(limiter.reported.len() <= REMEMBERED, "{}", limiter.reported.len());
+    }
+}

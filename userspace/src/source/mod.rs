@@ -12,6 +12,8 @@ mod watch;
 
 use std::path::Path;
 
+use kube::Client;
+
 pub use self::{
     directory::{Directory, OpenError},
     kubernetes::Kubernetes,
@@ -48,6 +50,14 @@ impl Source {
     /// Whether nothing can ever come from it.
     pub const fn is_nothing(&self) -> bool {
         matches!(self, Self::Nothing)
+    }
+
+    /// The client of the cluster's API server, if that is the source.
+    pub const fn client(&self) -> Option<&Client> {
+        match self {
+            Self::Nothing | Self::Directory(_) => None,
+            Self::Kubernetes(kubernetes) => Some(kubernetes.client()),
+        }
     }
 
     /// Waits until there is reason to [`load`](Self::load) again. May be dropped and called again at any time.

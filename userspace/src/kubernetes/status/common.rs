@@ -20,9 +20,11 @@ use crate::{
     agent::published::Published,
     kubernetes::{Failures, events, is_status, lease::Lease},
     objects::{
+        Kind,
         crd::EgressPolicyResource,
-        policy_status::{EgressPolicyStatus, condition},
+        policy_status::{EgressPolicyStatus, condition, reason},
     },
+    problem::{Problem, Severity},
 };
 
 /// The name of the Lease.
@@ -34,7 +36,11 @@ const LOOK_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Keeps what is said of the cluster as a whole as it should be, while this agent holds the Lease.
 pub async fn run(client: Client, mut published: watch::Receiver<Arc<Published>>) {
-    if published.wait_for(|published| published.applied).await.is_err() {
+    if published
+        .wait_for(|published| published.is_known())
+        .await
+        .is_err()
+    {
         return;
     }
     let node = published.borrow().node.clone();
@@ -89,7 +95,13 @@ struct Common {
 impl Common {
     /// Writes what has changed, if this agent is to. Says whether it is.
     async fn turn(&mut self, lease: &mut Lease, published: &Published) -> kube::Result<bool> {
-        if !lease.hold().await? {
+        // Who does not know the cluster lets another one speak. But of a policy that cannot be read nobody may know more.
+        let unreadable = |problem: &Problem| {
+            let mut object = problem.object.iter();
+            problem.severity == Severity::Error && object.any(|object| object.kind == Kind::EgressPolicy)
+        };
+        let able = published.applied || published.problems.iter().any(unreadable);
+        if !able || !lease.hold().await? {
             return Ok(false);
         }
         let list = self.policies.list(&ListParams::default()).await?;
@@ -117,6 +129,10 @@ impl Common {
         let before = policy.status.as_ref().unwrap_or(&nothing);
         self.prune(published, name, before).await?;
         let now = summary(published, policy);
+        let refused = |condition: &Condition| condition.reason == reason::INVALID;
+        if !published.applied && !now.conditions.iter().any(refused) {
+            return Ok(());
+        }
         let same = (&now.conditions, &now.gateways, &now.enforced_on)
             == (&before.conditions, &before.gateways, &before.enforced_on);
         let interval = counts_interval(published.nodes.len());

@@ -114,3 +114,39 @@ pub(super) fn change(written: Option<&NodeStatus>, wanted: Option<&NodeStatus>) 
 fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_no_change_of_state() {
+        let published = Published {
+            node: "one".to_owned(),
+            state: State::Enforcing,
+            ..Published::default()
+        };
+        let mut policy = Policy::default();
+        let first = wanted(&published, "p", &policy, 0);
+        assert_eq!(change(None, first.as_ref()), Change::State);
+        assert_eq!(
+            change(first.as_ref(), wanted(&published, "p", &policy, 0).as_ref()),
+            Change::None
+        );
+        assert_eq!(
+            change(first.as_ref(), wanted(&published, "p", &policy, 7).as_ref()),
+            Change::Counts
+        );
+        policy.subjects = 1;
+        assert_eq!(
+            change(first.as_ref(), wanted(&published, "p", &policy, 0).as_ref()),
+            Change::Counts
+        );
+        policy.generation = Some(2);
+        assert_eq!(
+            change(first.as_ref(), wanted(&published, "p", &policy, 0).as_ref()),
+            Change::State
+        );
+        assert_eq!(change(first.as_ref(), None), Change::State);
+    }
+}

@@ -98,3 +98,33 @@ fn shortened(mut text: String, max: usize) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_fits_and_is_of_one_node() {
+        assert_eq!(manager("one"), "sluice-agent/one");
+        let long = |end: &str| format!("{}{end}", "x".repeat(250));
+        assert!(manager(&long("a")).len() <= MAX_MANAGER);
+        assert_ne!(manager(&long("a")), manager(&long("b")));
+    }
+
+    #[test]
+    fn writes_are_rarer_the_more_nodes_there_are() {
+        assert_eq!(counts_interval(5), Duration::from_secs(60));
+        assert_eq!(counts_interval(100), Duration::from_secs(600));
+        for nodes in [1, 100, 5000] {
+            assert!(spread("one", nodes) <= times(SPREAD_PER_NODE, nodes).min(MAX_SPREAD));
+        }
+        assert_ne!(spread("one", 100), spread("two", 100));
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(shortened("abc".to_owned(), 3), "abc");
+        let cut = shortened("ä".repeat(100), 21);
+        assert!(cut.len() <= 21 && cut.ends_with('…'), "{cut}");
+    }
+}

@@ -38,7 +38,11 @@ struct Written {
 pub async fn run(client: Client, mut published: watch::Receiver<Arc<Published>>, denied: Denied) {
     let policies: Api<EgressPolicyResource> = Api::all(client);
     let mut failures = Failures::new("writing this node's entry in the status of policies");
-    if published.wait_for(|published| published.applied).await.is_err() {
+    if published
+        .wait_for(|published| published.is_known())
+        .await
+        .is_err()
+    {
         return;
     }
     let node = published.borrow().node.clone();

@@ -78,7 +78,7 @@ pub(super) fn summary(published: &Published, resource: &EgressPolicyResource) ->
             .map(|(kind, said)| make(kind, said, generation, &before.conditions))
             .collect(),
         gateways: known.map(|policy| format!("{}/{}", policy.found, policy.named)),
-        enforced_on: Some(enforced_on),
+        enforced_on: (all > 0).then_some(enforced_on),
         denied: Some(
             nodes
                 .iter()
@@ -127,6 +127,13 @@ fn enforced(published: &Published, policy: &Policy, generation: Option<i64>, nod
     let in_force =
         |entry: &NodeStatus| entry.state == NodeState::Enforcing && entry.observed_generation == generation;
     let all = published.nodes.len();
+    if all == 0 {
+        return (
+            UNKNOWN,
+            reason::PENDING,
+            "the nodes of the cluster are not known yet".to_owned(),
+        );
+    }
     if all > LISTED_NODES {
         return if nodes.is_empty() {
             let message =
