@@ -49,7 +49,14 @@ impl Agent {
                 Place::Host(uid) => self.finder.host(uid).map(host),
                 Place::Netns(path) => self.node.pod(path, view, depth).await,
                 Place::Unknown(uid) if !self.is_enrolled(pod) => {
-                    let pod = (pod.name.clone(), self.wanted(pod, uid, depth));
+                    let pod = (
+                        pod.name.clone(),
+                        Wanted {
+                            uid: uid.clone(),
+                            addresses: pod.addresses.clone(),
+                            depth,
+                        },
+                    );
                     wanted.insert(uid.clone(), pod);
                     continue;
                 }
@@ -101,15 +108,6 @@ impl Agent {
                 path
             });
             facts.sidecars.insert(pod.name.clone(), found);
-        }
-    }
-
-    fn wanted(&self, pod: &Pod, uid: &PodUid, depth: Depth) -> Wanted {
-        Wanted {
-            uid: uid.clone(),
-            addresses: pod.addresses.clone(),
-            announced: None,
-            depth,
         }
     }
 

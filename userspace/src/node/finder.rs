@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use tokio::time::Instant;
@@ -26,8 +26,6 @@ pub struct Wanted {
     pub uid: PodUid,
     /// Its addresses, of which its network namespace must have one.
     pub addresses: Vec<IpAddr>,
-    /// Where its network namespace is, if somebody has said so.
-    pub announced: Option<PathBuf>,
     /// How much of the inside is asked for.
     pub depth: Depth,
 }
@@ -102,7 +100,7 @@ impl Finder {
         for pod in wanted {
             let result = if pod.addresses.is_empty() {
                 Err(Unfound::NoAddress)
-            } else if let Some(network) = self.known(pod, node, view).await {
+            } else if let Some(network) = self.held(pod, node, view).await {
                 Ok(network)
             } else {
                 sought.push(pod);
@@ -176,21 +174,6 @@ impl Finder {
         );
     }
 
-    /// A pod that was found before, or is where it was announced.
-    async fn known(&mut self, pod: &Wanted, node: &mut Node, view: &View) -> Option<PodNetwork> {
-        if let Some(network) = self.held(pod, node, view).await {
-            return Some(network);
-        }
-        let path = pod.announced.as_ref()?;
-        match self.look_into(pod, path, None, node, view).await {
-            Ok(network) => Some(network),
-            Err(reason) => {
-                debug!(pod = %pod.uid, %reason, "it is not where it was announced");
-                None
-            }
-        }
-    }
-
     /// A pod that was found before and is still there.
     async fn held(&mut self, pod: &Wanted, node: &mut Node, view: &View) -> Option<PodNetwork> {
         let held = self.held.get(&pod.uid)?;
@@ -211,8 +194,7 @@ impl Finder {
         let of_pod = self.walk.pods.get(&pod.uid).unwrap_or(&nothing).clone();
         let mut first = None;
         for process in of_pod.oldest() {
-            let path = process.netns(&self.proc);
-            match self.look_into(pod, &path, Some(process), node, view).await {
+            match self.look_into(pod, process, node, view).await {
                 Ok(network) => return Ok(network),
                 Err(reason) => drop(first.get_or_insert(reason)),
             }
@@ -235,42 +217,39 @@ impl Finder {
         }
     }
 
-    /// Holds on to a network namespace if it has one of the pod's addresses.
+    /// Holds on to the network namespace of a process if it has one of the pod's addresses.
     async fn look_into(
         &mut self,
         pod: &Wanted,
-        path: &Path,
-        process: Option<Process>,
+        process: Process,
         node: &mut Node,
         view: &View,
     ) -> Result<PodNetwork, Unfound> {
+        let path = process.netns(&self.proc);
         // The number may be another process's by now.
-        node.forget(path);
-        let network = node.pod(path, view, pod.depth.max(Depth::Addresses)).await?;
+        node.forget(&path);
+        let network = node.pod(&path, view, pod.depth.max(Depth::Addresses)).await?;
         let PodNetwork::Own { netns, inside, .. } = &network else {
-            return Err(Error::Own(path.to_owned()).into());
+            return Err(Error::Own(path).into());
         };
         if !pod
             .addresses
             .iter()
             .any(|address| inside.addresses.contains(address))
         {
-            let (has, wanted) = (list(&inside.addresses), pod.addresses.clone());
-            let path = path.to_owned();
-            return Err(match process.map(Process::pid) {
-                Some(pid) => Unfound::Elsewhere { pid, has, wanted },
-                None => Unfound::Announced { path, has, wanted },
+            return Err(Unfound::Elsewhere {
+                pid: process.pid(),
+                has: list(&inside.addresses),
+                wanted: pod.addresses.clone(),
             });
         }
-        if let Some(process) = process
-            && !process.runs(&self.proc)
-        {
-            node.forget(path);
+        if !process.runs(&self.proc) {
+            node.forget(&path);
             return Err(Unfound::Ended(process.pid()));
         }
         info!(pod = %pod.uid, netns = netns.0, path = %path.display(), "found");
         let held = Held {
-            path: path.to_owned(),
+            path,
             netns: *netns,
             addresses: pod.addresses.clone(),
         };

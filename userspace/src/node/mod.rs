@@ -81,16 +81,13 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The path leads to another namespace than it did.
-    #[error("{0} is another network namespace by now (was the pod replaced?)")]
-    Another(PathBuf),
     /// A pod without a namespace of its own.
     #[error(
         "{0} is the node's own network namespace: a pod in it has to say spec.hostNetwork and its cgroup"
     )]
     Own(PathBuf),
     /// Another namespace is where a pod's was.
-    #[error("{0} is another network namespace than the one that was announced (was the pod deleted?)")]
+    #[error("{0} is another network namespace than it was (has the pod gone?)")]
     Replaced(PathBuf),
     /// No device leads from the namespace to this node.
     #[error("no device of {0} has its other side on this node (has the CNI plugin run?)")]

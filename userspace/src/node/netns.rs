@@ -119,7 +119,7 @@ pub fn open_netns(path: &Path, cookie: NetnsCookie) -> Result<OwnedFd, Error> {
     let file = open(path).map_err(|source| no_netns(path, source))?;
     let found = ask_in(&file, path, sys::cookie)?.map_err(|source| no_netns(path, source))?;
     if found != cookie {
-        return Err(Error::Another(path.to_owned()));
+        return Err(Error::Replaced(path.to_owned()));
     }
     Ok(file.into())
 }

@@ -53,19 +53,6 @@ pub(super) enum Unfound {
         /// Its own.
         wanted: Vec<IpAddr>,
     },
-    /// The path that was announced leads to where another pod is.
-    #[error(
-        "{path} was announced for it, and has {has} and none of its addresses ({})",
-        list(wanted)
-    )]
-    Announced {
-        /// The path.
-        path: PathBuf,
-        /// The addresses in there.
-        has: String,
-        /// Its own.
-        wanted: Vec<IpAddr>,
-    },
     /// The process has ended while it was looked at.
     #[error("its process {0} has just ended")]
     Ended(u32),

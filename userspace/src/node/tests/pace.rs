@@ -10,7 +10,6 @@ fn pod(uid: &str, address: u8) -> Wanted {
     Wanted {
         uid: PodUid::new(uid).expect("a UID"),
         addresses: vec![Ipv4Addr::new(10, 0, 0, address).into()],
-        announced: None,
         depth: Depth::Devices,
     }
 }
