@@ -64,7 +64,7 @@ struct Teller {
     verdicts: Verdicts,
     run_dir: tempfile::TempDir,
     /// Ended when this is dropped.
-    tasks: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
 impl Teller {
@@ -90,7 +90,7 @@ impl Teller {
             published,
             verdicts,
             run_dir,
-            tasks,
+            _tasks: tasks,
         })
     }
 

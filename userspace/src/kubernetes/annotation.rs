@@ -80,9 +80,10 @@ fn changes(published: &Published, ours: &BTreeSet<String>) -> Vec<Change> {
         let uid = pod.uid.clone()?;
         let annotated = pod.annotated.as_deref();
         let to = match (annotated, pod.redirection) {
-            (Some("enabled"), Some(Redirection::Enabled)) | (None, None) => return None,
             // A proxy that starts again, or an agent, goes on serving it: what is captured stays announced.
-            (Some("enabled" | "pending"), Some(Redirection::Pending)) => return None,
+            (Some("enabled"), Some(_)) | (Some("pending"), Some(Redirection::Pending)) | (None, None) => {
+                return None;
+            }
             (Some(_), None) if !ours.contains(&uid) => return None,
             (_, to) => to,
         };

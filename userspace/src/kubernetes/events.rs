@@ -99,15 +99,14 @@ impl Report {
             [] => String::new(),
             policies => format!(", held to EgressPolicy {}", policies.join(", ")),
         };
-        let note = format!(
-            "denied to {destination}: {}{by}; on node {node} `sluice explain {name} {destination}` says why",
-            verdict.reason
-        );
         Self {
             event: Event {
                 type_: EventType::Warning,
                 reason: EGRESS_DENIED.to_owned(),
-                note: Some(note),
+                note: Some(format!(
+                    "denied to {destination}: {}{by}; on node {node} `sluice explain {name} {destination}` says why",
+                    verdict.reason
+                )),
                 // Each reason is a series of its own.
                 action: verdict.reason.clone(),
                 secondary: None,

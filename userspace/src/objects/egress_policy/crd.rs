@@ -11,6 +11,11 @@
 //! cost of one evaluation times the sizes of all lists around it. Hence the limits here. The dearest rule, on the holes of
 //! a prefix, comes to 64 exceptions × 128 prefixes × 16 holes × about 25.
 
+#![expect(clippy::doc_markdown, reason = "kubectl shows these texts as they are")]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "columns are alike in some of what they say"
+)]
 #![expect(
     unreachable_pub,
     reason = "what derives a schema with rules repeats the type, public as it is, inside a function"
@@ -155,7 +160,6 @@ pub struct Subjects {
 }
 
 /// Pods that may leave the cluster. They are bound to a namespace, as labels alone may be written by many.
-#[expect(clippy::struct_field_names, reason = "the names are those of the manifest")]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.gateway) != has(self.podSelector)")
@@ -227,7 +231,6 @@ pub struct Block {
 pub struct Cidr(#[schemars(length(max = 49))] pub String);
 
 /// A protocol, and its ports.
-#[expect(clippy::struct_field_names, reason = "the names are those of the manifest")]
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.protocol != 'ICMP' || !has(self.port) && !has(self.endPort)")
