@@ -76,11 +76,11 @@ impl Outcome {
     }
 }
 
-/// One line of the event ring.
+/// What an event is about: one flow with one outcome, under one generation. What happens to the same again within
+/// [`INTERVAL_NS`] is told together.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Event {
-    time_ns: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct About {
     generation: u64,
     identity: u64,
     src: Addr,
@@ -88,17 +88,16 @@ pub struct Event {
     sport: [u8; 2],
     dport: [u8; 2],
     policy: PolicyId,
-    len: u32,
+    ether_type: [u8; 2],
     protocol: u8,
     hook: u8,
     class: u8,
     reason: u8,
-    ether_type: [u8; 2],
     identity_kind: u8,
-    reserved: [u8; 5],
+    reserved: u8,
 }
 
-const _: () = assert!(size_of::<Event>() == 80);
+const _: () = assert!(size_of::<About>() == 64);
 
 /// The circumstances of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,21 +110,18 @@ pub struct Subject {
     pub generation: u64,
 }
 
-impl Event {
-    /// An event at `time_ns` of the monotonic clock; `len` is the length of the frame, 0 for a call.
+impl About {
+    /// A packet, or a call, whose ethertype is 0.
     #[inline(always)]
     pub const fn new(
-        time_ns: u64,
         hook: Hook,
         outcome: Outcome,
         subject: &Subject,
         tuple: &Tuple,
         ether_type: u16,
-        len: u32,
     ) -> Self {
         let (class, reason) = outcome.parts();
         Self {
-            time_ns,
             generation: subject.generation,
             identity: subject.identity.id(),
             src: tuple.src,
@@ -133,20 +129,14 @@ impl Event {
             sport: tuple.sport.to_be_bytes(),
             dport: tuple.dport.to_be_bytes(),
             policy: subject.policy,
-            len,
+            ether_type: ether_type.to_be_bytes(),
             protocol: tuple.protocol.0,
             hook: hook as u8,
             class,
             reason,
-            ether_type: ether_type.to_be_bytes(),
             identity_kind: subject.identity.kind() as u8,
-            reserved: [0; 5],
+            reserved: 0,
         }
-    }
-
-    /// Nanoseconds of the monotonic clock.
-    pub const fn time_ns(&self) -> u64 {
-        self.time_ns
     }
 
     /// Where the verdict was given.
@@ -186,6 +176,70 @@ impl Event {
     pub const fn ether_type(&self) -> u16 {
         u16::from_be_bytes(self.ether_type)
     }
+}
+
+/// The name of a process, as the kernel keeps it, filled up with zeros; all zeros where there is none to be named.
+pub type ProcessName = [u8; 16];
+
+/// One line of the event ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Event {
+    time_ns: u64,
+    count: u64,
+    about: About,
+    process: ProcessName,
+    len: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<Event>() == 104);
+
+impl Event {
+    /// An event at `time_ns` of the monotonic clock, the last of `count` of its kind that were not told of; `len` is the
+    /// length of the frame, 0 for a call, and `process` who called.
+    #[inline(always)]
+    pub const fn new(time_ns: u64, count: u64, about: About, len: u32, process: ProcessName) -> Self {
+        Self {
+            time_ns,
+            count,
+            about,
+            process,
+            len,
+            reserved: 0,
+        }
+    }
+
+    /// The same in its place: a program has no room for two of them.
+    #[inline(always)]
+    pub fn fill(&mut self, time_ns: u64, count: u64, about: &About, len: u32, process: &ProcessName) {
+        self.time_ns = time_ns;
+        self.count = count;
+        self.about = *about;
+        self.process = *process;
+        self.len = len;
+        self.reserved = 0;
+    }
+
+    /// Nanoseconds of the monotonic clock.
+    pub const fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
+    /// For how many packets or calls it stands.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// What it is about.
+    pub const fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Who called; not known of a packet.
+    pub const fn process(&self) -> ProcessName {
+        self.process
+    }
 
     /// Length of the frame in octets, 0 for a call.
     pub const fn len(&self) -> u32 {
@@ -195,6 +249,49 @@ impl Event {
     /// Whether this was a call, not a packet.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+/// How long what happens to a flow is gathered after somebody was told of it.
+pub const INTERVAL_NS: u64 = 1_000_000_000;
+
+/// What a processor gathers on a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Told {
+    /// When somebody was last told, in nanoseconds of the monotonic clock.
+    pub time_ns: u64,
+    /// What has happened since then.
+    pub more: u64,
+}
+
+/// How much a sender has had told by a processor in a stretch of time, so that one that sends to everybody at once costs no more than
+/// others, and nobody else's events.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Budget {
+    /// Number of the stretch.
+    pub stretch: u64,
+    /// Events in it.
+    pub events: u64,
+}
+
+impl Budget {
+    /// How many there are. Senders whose numbers differ by a multiple of it share one.
+    pub const COUNT: u32 = 1024;
+    /// Events in one stretch.
+    pub const EVENTS: u64 = 1024;
+
+    /// The number of the stretch, of some 1.07 seconds, that a moment of the monotonic clock is in.
+    #[inline(always)]
+    pub const fn stretch_at(time_ns: u64) -> u64 {
+        time_ns >> 30
+    }
+
+    /// The place of a sender's.
+    #[inline(always)]
+    pub const fn place(identity: Identity) -> u32 {
+        identity.id() as u32 % Self::COUNT
     }
 }
 

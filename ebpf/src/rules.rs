@@ -15,7 +15,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{Addr, capture::CgroupRef, packet::Protocol};
 
 /// Version of the layout and the meaning of everything shared. Pins live in a directory of this name.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Cgroups that are as many levels below the root, or more, are not told apart: the programs look at each level.
 pub const CGROUP_LEVELS: u32 = 12;

@@ -23,14 +23,22 @@ pub struct Event {
     pub reason: String,
     /// Where it was given.
     pub hook: String,
+    /// How many packets or calls it stands for.
+    pub count: u64,
     /// Who, if known.
     pub pod: Option<Pod>,
+    /// What the pod is one of.
+    pub workload: Option<String>,
+    /// Who called.
+    pub process: Option<String>,
     /// The device that it came in by.
     pub device: Option<String>,
     /// Source address.
     pub src: IpAddr,
     /// Destination address.
     pub dst: IpAddr,
+    /// The object that it belongs to.
+    pub destination: Option<String>,
     /// Source port or ICMP identifier.
     pub sport: u16,
     /// Destination port.
@@ -39,6 +47,8 @@ pub struct Event {
     pub protocol: String,
     /// Octets of the frame, 0 for a call.
     pub len: u32,
+    /// The policies that the sender is held to.
+    pub policies: Vec<String>,
     /// The rules that decided.
     pub generation: u64,
 }

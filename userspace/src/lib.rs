@@ -19,6 +19,7 @@ pub mod facts;
 pub mod health;
 mod http;
 pub mod inpod;
+pub mod journal;
 pub mod kubernetes;
 pub mod metrics;
 pub mod names;

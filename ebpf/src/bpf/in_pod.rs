@@ -216,14 +216,7 @@ fn act(rules: &Generation, skb: &Skb, hook: Hook, netns: u64, packet: &Packet, f
         generation: rules.header.generation(),
     };
     let (ether_type, len) = (packet.ether_type, skb.len() as u32);
-    Report {
-        hook,
-        outcome,
-        subject,
-        ether_type,
-        len,
-    }
-    .send(&packet.tuple);
+    Report::of_packet(hook, outcome, subject, ether_type, len).send(&packet.tuple);
     match fate {
         Fate::Refuse(DropReason::Impostor) => TC_ACT_SHOT,
         Fate::Refuse(_) => reject::answer(skb, packet),

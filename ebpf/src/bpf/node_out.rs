@@ -121,14 +121,7 @@ fn act(skb: &Skb, packet: &Packet, outcome: Outcome, subject: Subject) -> i32 {
         note(reason, packet);
     }
     let (ether_type, len) = (packet.ether_type, skb.len() as u32);
-    Report {
-        hook: Hook::NodeOut,
-        outcome,
-        subject,
-        ether_type,
-        len,
-    }
-    .send(&packet.tuple);
+    Report::of_packet(Hook::NodeOut, outcome, subject, ether_type, len).send(&packet.tuple);
     match outcome {
         Outcome::Allowed(_) | Outcome::Audited(_) | Outcome::Redirected(_) => TC_ACT_UNSPEC,
         Outcome::Denied(_) => TC_ACT_SHOT,

@@ -64,14 +64,7 @@ pub fn pod_out(ctx: TcContext) -> i32 {
             generation,
         };
         let (ether_type, len) = (packet.ether_type, skb.len() as u32);
-        Report {
-            hook: Hook::PodOut,
-            outcome,
-            subject,
-            ether_type,
-            len,
-        }
-        .send(&packet.tuple);
+        Report::of_packet(Hook::PodOut, outcome, subject, ether_type, len).send(&packet.tuple);
         note(outcome, &skb, packet);
     }
     match outcome {

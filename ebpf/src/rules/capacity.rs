@@ -19,6 +19,8 @@ pub const ESTABLISHED: u32 = 262_144;
 pub const FRAGMENTS: u32 = 16_384;
 /// Octets of events that wait to be read.
 pub const EVENT_BYTES: u32 = 1 << 20;
+/// Flows whose events are gathered; each takes some room per processor.
+pub const TOLD: u32 = 8_192;
 /// Captured network namespaces, in both banks.
 pub const CAPTURES: u32 = 2 * 1_024;
 /// Addresses of captured namespaces, in both banks: two families and a few devices each.

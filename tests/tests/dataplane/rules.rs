@@ -217,10 +217,13 @@ fn calls_are_refused_in_the_cgroup_and_events_tell_of_it() -> Result<()> {
             let event = runtime
                 .block_on(async { tokio::time::timeout(PATIENCE, events.next()).await })?
                 .context("the stream has ended")?;
-            ensure!(event.outcome() == Some(Outcome::Denied(DropReason::NotGateway)));
-            ensure!(IpAddr::from(event.tuple().dst) == ip(address) && event.tuple().dport == 80);
+            ensure!(event.about().outcome() == Some(Outcome::Denied(DropReason::NotGateway)));
+            ensure!(
+                IpAddr::from(event.about().tuple().dst) == ip(address) && event.about().tuple().dport == 80
+            );
             ensure!(
                 event
+                    .about()
                     .subject()
                     .is_some_and(|subject| subject.identity == Identity::Netns(cookie))
             );
@@ -232,9 +235,12 @@ fn calls_are_refused_in_the_cgroup_and_events_tell_of_it() -> Result<()> {
         let event = runtime
             .block_on(async { tokio::time::timeout(PATIENCE, events.next()).await })?
             .context("the stream has ended")?;
-        ensure!(IpAddr::from(event.tuple().dst) == ip(REGISTERED[1]), "{event:?}");
         ensure!(
-            event.outcome() == Some(Outcome::Allowed(AllowReason::Rule)),
+            IpAddr::from(event.about().tuple().dst) == ip(REGISTERED[1]),
+            "{event:?}"
+        );
+        ensure!(
+            event.about().outcome() == Some(Outcome::Allowed(AllowReason::Rule)),
             "{event:?}"
         );
         Ok(())

@@ -1,5 +1,6 @@
 //! What an operator sees of the real agent.
 
+mod events;
 mod metrics;
 mod monitoring;
 mod scrape;

@@ -1,6 +1,9 @@
 //! Pods that nobody knows yet.
 
-use std::time::Instant;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use sluice_tests::{
@@ -32,6 +35,8 @@ fn a_pod_is_refused_until_it_is_known() -> Result<()> {
             break;
         }
         ensure!(Instant::now() < deadline, "the new device was not noticed");
+        // A sender has only so many of its flows told of in a second.
+        thread::sleep(Duration::from_millis(10));
     }
     // Even to other pods.
     for dst in rig.peer.addresses() {

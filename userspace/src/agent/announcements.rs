@@ -195,6 +195,7 @@ mod tests {
             proxy_cgroup: None,
             kubelet_uid: PodUid::new("hash"),
             sidecar_container: None,
+            workload: None,
             service_account: "default".to_owned(),
             mesh: Mesh::default(),
         }

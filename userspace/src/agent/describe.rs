@@ -8,10 +8,10 @@ use tracing::{error, info, warn};
 use super::{
     pass::Agent,
     status::{self, Count, Lost, State, Status},
-    translate::{self, Who},
+    translate::{self, Sender, Who},
 };
 use crate::{
-    facts::{Facts, PodName, PodNetwork},
+    facts::PodNetwork,
     node::{Role, View},
     problem::{Problem, Severity},
     project::internal,
@@ -21,10 +21,48 @@ impl Agent {
     pub(super) fn tell_who(&self, view: Option<&View>) {
         let devices = view.into_iter().flat_map(|view| &view.links);
         let who = Who {
-            pods: identities(&self.facts),
+            pods: self.senders(),
             devices: devices.map(|link| (link.index.0, link.name.clone())).collect(),
+            policies: self.policy_numbers(),
         };
         self.who.send_replace(Arc::new(who));
+    }
+
+    /// How the kernel tells the pods of this node.
+    fn senders(&self) -> BTreeMap<Identity, Arc<Sender>> {
+        let mut senders = BTreeMap::new();
+        for (pod, network) in &self.facts.pods {
+            let Some(stored) = self.stores.pods.get(pod) else {
+                continue;
+            };
+            let sender = Arc::new(Sender::new(stored));
+            match network {
+                Ok(PodNetwork::Own { netns, devices, .. }) => {
+                    let devices = devices.iter().map(|device| Identity::Device(device.index.0));
+                    let identities = devices.chain([Identity::Netns(netns.0)]);
+                    senders.extend(identities.map(|identity| (identity, Arc::clone(&sender))));
+                }
+                Ok(PodNetwork::Host { cgroup, .. }) => {
+                    senders.insert(Identity::Cgroup(cgroup.id), sender);
+                }
+                Err(_) => {}
+            }
+        }
+        senders
+    }
+
+    /// The policies that count behind each number that endpoints carry.
+    fn policy_numbers(&self) -> BTreeMap<u32, Vec<String>> {
+        let mut numbers = BTreeMap::new();
+        for endpoint in &self.projection.report.endpoints {
+            if let Some(number) = endpoint.policy_id {
+                let policies = endpoint.policies.iter().filter(|held| held.effective);
+                numbers
+                    .entry(number)
+                    .or_insert_with(|| policies.map(|held| held.policy.clone()).collect());
+            }
+        }
+        numbers
     }
 
     pub(super) fn update_status(&mut self, view: Option<&View>, applied: bool, mut problems: Vec<Problem>) {
@@ -156,26 +194,4 @@ impl Agent {
         status.repairs = self.dataplane.repairs() + self.capturing.repairs();
         status
     }
-}
-
-/// How the kernel tells the pods of this node.
-fn identities(facts: &Facts) -> BTreeMap<Identity, PodName> {
-    let mut identities = BTreeMap::new();
-    for (pod, network) in &facts.pods {
-        match network {
-            Ok(PodNetwork::Own { netns, devices, .. }) => {
-                identities.insert(Identity::Netns(netns.0), pod.clone());
-                identities.extend(
-                    devices
-                        .iter()
-                        .map(|device| (Identity::Device(device.index.0), pod.clone())),
-                );
-            }
-            Ok(PodNetwork::Host { cgroup, .. }) => {
-                identities.insert(Identity::Cgroup(cgroup.id), pod.clone());
-            }
-            Err(_) => {}
-        }
-    }
-    identities
 }

@@ -7,6 +7,7 @@ mod admission;
 mod announcements;
 mod capturing;
 mod describe;
+pub mod destinations;
 mod enroll;
 mod enrolments;
 mod explain;
@@ -18,6 +19,7 @@ mod probe;
 pub mod published;
 mod snapshot;
 pub mod status;
+mod telling;
 mod translate;
 pub mod verdicts;
 mod waiting;
@@ -44,6 +46,7 @@ use crate::{
     api::server::{self, Command},
     cni,
     health::{self, Heart, Probes},
+    journal::{self, Journal},
     metrics,
     names::NameServer,
     node,
@@ -124,6 +127,9 @@ pub struct Settings {
         value_name = "BOOL"
     )]
     pub istio_annotation: bool,
+    /// Where verdicts are written down.
+    #[command(flatten)]
+    pub journal: journal::Settings,
     /// Whose connections go to the node proxy.
     #[command(flatten)]
     pub capture: CaptureSettings,
@@ -163,8 +169,11 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
         None => None,
     };
     let verdicts = Arc::new(Verdicts::default());
+    if let Some(journal) = Journal::open(&settings.journal)? {
+        journal.keep(&verdicts);
+    }
     let (commands, asked) = mpsc::channel(16);
-    let agent = Agent::start(settings, &run_dir, Arc::clone(&verdicts)).await?;
+    let agent = Agent::start(settings, &run_dir, commands.clone(), Arc::clone(&verdicts)).await?;
     if let Some(metrics) = metrics {
         let occupancy = agent.dataplane.occupancy()?;
         tokio::spawn(metrics.serve(commands.clone(), agent.delays.clone(), occupancy));
@@ -216,6 +225,9 @@ async fn answer(agent: &mut Agent, command: Command, waiting: &mut Waiting) -> b
         }
         Command::Snapshot { answer } => {
             let _ = answer.send(agent.snapshot());
+        }
+        Command::Objects { answer } => {
+            let _ = answer.send(agent.objects());
         }
         Command::List { what, answer } => {
             // Who asked may have hung up.

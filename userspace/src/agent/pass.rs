@@ -8,22 +8,18 @@ use std::{
 };
 
 use ebpf::rules::Enforcement;
-use futures_util::StreamExt as _;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tracing::{debug, info, warn};
 
 use super::{
-    Settings,
-    announcements::Announcements,
-    capturing::Capturing,
-    enrolments::Enrolments,
-    published::Published,
-    status::Status,
-    translate::{self, Who},
-    verdicts::Verdicts,
+    Settings, announcements::Announcements, capturing::Capturing, enrolments::Enrolments,
+    published::Published, status::Status, telling::Teller, translate::Who, verdicts::Verdicts,
 };
 use crate::{
-    api,
+    api::{self, server::Command},
     cni::Installation,
     dataplane::{self, Dataplane},
     enrolled::Mode,
@@ -63,7 +59,7 @@ pub(super) struct Agent {
     _telling: Option<JoinSet<()>>,
     pub(super) stores: Stores,
     pub(super) facts: Facts,
-    names: Arc<Names>,
+    pub(super) names: Arc<Names>,
     pub(super) projection: Projection,
     /// The kernel has the rules of the last look.
     pub(super) loaded: bool,
@@ -80,6 +76,7 @@ impl Agent {
     pub(super) async fn start(
         settings: Settings,
         run_dir: &Path,
+        commands: mpsc::Sender<Command>,
         verdicts: Arc<Verdicts>,
     ) -> anyhow::Result<Self> {
         let node = Node::open()?;
@@ -117,7 +114,7 @@ impl Agent {
             .client()
             .map(|client| crate::kubernetes::start(client, options, run_dir, &told, &verdicts));
         let allowed_wanted = verdicts.allowed_wanted();
-        tokio::spawn(forward(dataplane.events()?, who.subscribe(), verdicts));
+        tokio::spawn(Teller::new(dataplane.events()?, who.subscribe(), commands, verdicts).run());
         Ok(Self {
             source,
             resolver,
@@ -359,17 +356,5 @@ fn device(link: &node::Link) -> dataplane::Device {
             Role::Passage => dataplane::Role::Passage,
         },
         ethernet: link.ethernet,
-    }
-}
-
-/// Carries events from the kernel to whoever observes.
-async fn forward(mut events: dataplane::Events, who: watch::Receiver<Arc<Who>>, verdicts: Arc<Verdicts>) {
-    while let Some(event) = events.next().await {
-        let who = Arc::clone(&who.borrow());
-        if let Some(verdict) = translate::verdict(&event, &who) {
-            verdicts.push(verdict);
-        } else {
-            warn!("an event of a version that this agent does not know");
-        }
     }
 }

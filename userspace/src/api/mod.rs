@@ -5,11 +5,11 @@
 pub mod client;
 mod cni;
 mod destination;
+mod event;
 pub mod server;
 
 use std::{
     fmt,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     cni::{Admission, Announcement, Attachment, CniRequest},
     destination::{Destination, DestinationError, Transport},
+    event::{Filter, VerdictEvent},
 };
 use crate::{enrolled::Enrolled, facts::PodName, project::CaptureMode};
 
@@ -93,38 +94,8 @@ pub struct Question {
     pub live: bool,
 }
 
-/// Which verdicts to show.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Filter {
-    /// Only verdicts of this kind.
-    pub verdict: Option<Kind>,
-    /// Only this pod's.
-    pub pod: Option<PodName>,
-    /// Go on with those that are still to come.
-    pub follow: bool,
-}
-
-impl Filter {
-    /// Whether `verdict` passes the filter.
-    pub fn admits(&self, verdict: &VerdictEvent) -> bool {
-        self.verdict.is_none_or(|kind| kind == verdict.verdict)
-            && self
-                .pod
-                .as_ref()
-                .is_none_or(|pod| Some(pod) == verdict.pod.as_ref())
-    }
-
-    /// Whether it could admit a packet that was allowed or redirected: those are reported only while somebody asks.
-    pub fn wants_allowed(&self) -> bool {
-        self.follow
-            && self
-                .verdict
-                .is_none_or(|kind| matches!(kind, Kind::Allow | Kind::Redirect))
-    }
-}
-
 /// A kind of verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Let through.
@@ -146,37 +117,6 @@ impl fmt::Display for Kind {
             Self::Redirect => "redirect",
         })
     }
-}
-
-/// One verdict, as `observe` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerdictEvent {
-    /// When, in seconds since 1970 with nanoseconds.
-    pub time: String,
-    /// Which way it went.
-    pub verdict: Kind,
-    /// Why, in a word; `sluice explain` and the documents have the sentence.
-    pub reason: String,
-    /// Where it was given.
-    pub hook: String,
-    /// Who, if it is a pod that the agent knows.
-    pub pod: Option<PodName>,
-    /// The device that it came in by, where it is told by one.
-    pub device: Option<String>,
-    /// Source address.
-    pub src: IpAddr,
-    /// Destination address.
-    pub dst: IpAddr,
-    /// Source port, or the ICMP identifier; 0 if there is none.
-    pub sport: u16,
-    /// Destination port; 0 if there is none.
-    pub dport: u16,
-    /// Protocol by name, or by number.
-    pub protocol: String,
-    /// Length of the frame, 0 for a call.
-    pub len: u32,
-    /// The rules that decided.
-    pub generation: u64,
 }
 
 /// What would become of a packet, and why.

@@ -21,7 +21,7 @@ use super::{
     Admission, CniRequest, Enrolment, Explanation, Failure, Filter, Line, Question, Request, What, socket,
 };
 use crate::{
-    agent::{status::Status, verdicts::Verdicts},
+    agent::{destinations::Objects, status::Status, verdicts::Verdicts},
     dataplane,
     enrolled::Enrolled,
     metrics::Snapshot,
@@ -46,6 +46,11 @@ pub enum Command {
     Snapshot {
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Snapshot, dataplane::Error>>,
+    },
+    /// Hand out the objects that have destinations.
+    Objects {
+        /// Where the answer goes.
+        answer: oneshot::Sender<Objects>,
     },
     /// List something.
     List {

@@ -116,3 +116,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         })
         .any(|kind| kind == std::io::ErrorKind::BrokenPipe)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -26,7 +26,7 @@ pub(super) struct Status {
 }
 
 /// Reads a number with a unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits
         .parse()
@@ -35,7 +35,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(number * 60)),
-        unit => Err(format!("`{unit}` is no unit; expected ms, s or m")),
+        "h" => Ok(Duration::from_secs(number * 60 * 60)),
+        unit => Err(format!("`{unit}` is no unit; expected ms, s, m or h")),
     }
 }
 
@@ -158,6 +159,7 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
         assert!(duration("10").is_err());
         assert!(duration("s").is_err());
-        assert!(duration("1h").is_err());
+        assert_eq!(duration("1h"), Ok(Duration::from_hours(1)));
+        assert!(duration("1d").is_err());
     }
 }

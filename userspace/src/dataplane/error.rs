@@ -68,6 +68,9 @@ pub enum Error {
         /// How it should be.
         wanted: String,
     },
+    /// Nobody says how many processors there can be.
+    #[error("cannot tell how many processors there can be: {0} (is /sys mounted?)")]
+    Processors(#[source] io::Error),
     /// The entries of a map cannot be counted.
     #[error(
         "cannot count the entries of the map {name}: {source} (BPF_MAP_LOOKUP_BATCH came with Linux 5.6)"

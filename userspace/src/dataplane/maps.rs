@@ -6,7 +6,7 @@ use aya::{
 };
 use ebpf::{
     capture::{Capture, CaptureKey, HandshakeKey, Original, Owner, PortKey, ProbeKey, RangeKey, Scope},
-    event::counter,
+    event::{About, Budget, Told, counter},
     flow::{Flow, FlowKey, FragmentKey},
     rules::{Bank, DestinationKey, Endpoint, EndpointKey, GroupSet, Header, RuleKey, capacity, device_slot},
 };
@@ -82,7 +82,7 @@ impl Layout {
 }
 
 /// Every map that is pinned. The rooms in which a program works (`DESK`, `SCRATCH`) are not: they hold nothing.
-pub(super) const PINNED: [Layout; 21] = [
+pub(super) const PINNED: [Layout; 23] = [
     Layout::of::<u32, Bank>("ACTIVE", MapType::Array, 1, 0),
     Layout::of::<u32, Header>("HEADERS", MapType::Array, 2, 0),
     Layout::of::<u32, Endpoint>("DEVICES", MapType::Array, device_slot::COUNT, 0),
@@ -103,6 +103,8 @@ pub(super) const PINNED: [Layout; 21] = [
         capacity: capacity::EVENT_BYTES,
         flags: 0,
     },
+    Layout::of::<About, Told>(TOLD, MapType::LruPerCpuHash, capacity::TOLD, 0),
+    Layout::of::<u32, Budget>("BUDGETS", MapType::PerCpuArray, Budget::COUNT, 0),
     Layout::of::<u32, u32>("OBSERVE", MapType::Array, 1, 0),
     Layout::of::<CaptureKey, Capture>("CAPTURES", MapType::Hash, capacity::CAPTURES, SPARSE),
     Layout::of::<DestinationKey, Owner>("OWNERS", MapType::Hash, capacity::OWNERS, SPARSE),
@@ -115,13 +117,14 @@ pub(super) const PINNED: [Layout; 21] = [
 
 /// The maps whose entries the programs make. Those of the agent's it knows without counting; of the others there is always
 /// as much as there is room for, or as there are sockets.
-const FILLED_BY_PROGRAMS: [&str; 6] = [
+const FILLED_BY_PROGRAMS: [&str; 7] = [
     "HALF_OPEN",
     "ESTABLISHED",
     "OURS",
     "FRAGMENTS",
     "HANDSHAKES",
     "PROBES",
+    TOLD,
 ];
 
 /// The maps whose entries have to be counted.
@@ -132,6 +135,8 @@ pub(super) fn filled_by_programs() -> impl Iterator<Item = Layout> {
 
 /// The name of the ring of events.
 pub(super) const EVENTS: &str = "EVENTS";
+/// The name of the flows that somebody was told of.
+pub(super) const TOLD: &str = "TOLD";
 
 pub(super) type Hash<K, V> = HashMap<MapData, Shared<K>, Shared<V>>;
 pub(super) type Trie<K, V> = LpmTrie<MapData, Shared<K>, V>;

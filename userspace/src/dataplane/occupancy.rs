@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, os::fd::AsFd as _};
 
-use aya::maps::MapData;
+use aya::{
+    maps::{MapData, MapType},
+    util::nr_cpus,
+};
 
 use super::{
     Error,
@@ -27,8 +30,21 @@ impl Occupancy {
 
     /// Counts the entries. It blocks, for as long as the tables are large.
     pub fn count(&self) -> Result<BTreeMap<&'static str, usize>, Error> {
+        // A value is copied once for each.
+        let processors = nr_cpus().map_err(|(_, source)| Error::Processors(source))?;
         let count = |(layout, data): &(Layout, MapData)| {
-            let Layout { name, key, value, .. } = *layout;
+            let Layout {
+                name,
+                kind,
+                key,
+                value,
+                ..
+            } = *layout;
+            let value = if kind == MapType::LruPerCpuHash {
+                value.next_multiple_of(8) * processors
+            } else {
+                value
+            };
             let counted = count_entries(data.fd().as_fd(), key, value);
             Ok((name, counted.map_err(|source| Error::Count { name, source })?))
         };

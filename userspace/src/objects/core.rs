@@ -76,6 +76,8 @@ pub struct Pod {
     pub sidecar_container: Option<ContainerId>,
     /// The name of its service account.
     pub service_account: String,
+    /// What it is one of, as `Deployment web`, if something made it.
+    pub workload: Option<String>,
     /// What of it is the mesh's.
     pub mesh: Mesh,
 }
@@ -168,6 +170,7 @@ impl TryFrom<api::Pod> for Pod {
         let spec = pod.spec.unwrap_or_default();
         let status = pod.status.unwrap_or_default();
         let kubelet_uid = kubelet_uid(&pod.metadata);
+        let workload = workload(&pod.metadata);
         let mut annotations = pod.metadata.annotations.unwrap_or_default();
         let sidecar_container = sidecar_container(&status);
         let mut addresses = Vec::new();
@@ -198,6 +201,7 @@ impl TryFrom<api::Pod> for Pod {
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
             uid: pod.metadata.uid,
+            workload,
         })
     }
 }
@@ -286,6 +290,20 @@ impl TryFrom<networking::ServiceCIDR> for ServiceCidr {
             )?,
         })
     }
+}
+
+/// What an object is one of. Between a Deployment and its pods there is a ReplicaSet, whose name ends in a hash that a label
+/// of the pods has, too.
+fn workload(metadata: &ObjectMeta) -> Option<String> {
+    const HASH_LABEL: &str = "pod-template-hash";
+    let mut owners = metadata.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.controller == Some(true))?;
+    let hash = metadata.labels.as_ref().and_then(|labels| labels.get(HASH_LABEL));
+    let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+    Some(match (owner.kind.as_str(), deployment) {
+        ("ReplicaSet", Some(deployment)) => format!("Deployment {deployment}"),
+        (kind, _) => format!("{kind} {}", owner.name),
+    })
 }
 
 /// The name in an object's metadata.

@@ -35,7 +35,7 @@ pub use self::{
     },
     explain::{Because, Contribution, Explanation, PolicyExplanation, explain},
     internal::{InternalSource, internal},
-    registry::{registry, wanted_names},
+    registry::{prefixes, registry, wanted_names},
     report::{
         Condition, ConditionName, EndpointReport, EnforcementMode, GatewayPod, GatewayReport, HeldTo,
         InternalRange, PolicyReport, RegistryEntry, RegistryState, Report, Role, Totals,

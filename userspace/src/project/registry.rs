@@ -117,6 +117,14 @@ pub(super) fn declared(entry: &ServiceEntry, names: &Names) -> Vec<Declared> {
         .collect()
 }
 
+/// Every prefix that an entry is about: what a proxy dials, and what stands for its names among clients.
+pub fn prefixes(entry: &ServiceEntry, names: &Names) -> impl Iterator<Item = IpNet> {
+    let dialled = declared(entry, names)
+        .into_iter()
+        .flat_map(|declared| declared.prefixes);
+    dialled.chain(entry.addresses.iter().copied())
+}
+
 /// The ports that a proxy dials at an endpoint, which may have its own.
 fn dialled(entry: &ServiceEntry, endpoint: Option<&EntryEndpoint>) -> Vec<EntryPort> {
     let dialled = entry.ports.iter().map(|port| {

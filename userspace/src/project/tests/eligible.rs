@@ -34,6 +34,7 @@ fn plain() -> Pod {
         proxy_cgroup: None,
         kubelet_uid: None,
         sidecar_container: None,
+        workload: None,
         service_account: "default".into(),
         mesh: Mesh::default(),
     }

@@ -157,6 +157,7 @@ fn world(policies: Vec<EgressPolicy>, entries: Vec<ServiceEntry>, internal: Vec<
             proxy_cgroup: None,
             kubelet_uid: None,
             sidecar_container: None,
+            workload: None,
             service_account: "default".into(),
             mesh: Mesh::default(),
         })));
