@@ -27,6 +27,7 @@ mod netlink;
 pub mod node;
 pub mod object;
 pub mod objects;
+pub mod page;
 pub mod problem;
 pub mod project;
 pub mod source;

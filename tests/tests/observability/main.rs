@@ -3,4 +3,5 @@
 mod events;
 mod metrics;
 mod monitoring;
+mod page;
 mod scrape;

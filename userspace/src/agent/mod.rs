@@ -49,7 +49,7 @@ use crate::{
     journal::{self, Journal},
     metrics,
     names::NameServer,
-    node,
+    node, page,
     project::CaptureSettings,
 };
 
@@ -127,6 +127,9 @@ pub struct Settings {
         value_name = "BOOL"
     )]
     pub istio_annotation: bool,
+    /// Serve a page for people at this address of the loopback device.
+    #[arg(long, env = "SLUICE_ADMIN_ADDRESS", value_name = "IP:PORT")]
+    pub admin_address: Option<SocketAddr>,
     /// Where verdicts are written down.
     #[command(flatten)]
     pub journal: journal::Settings,
@@ -168,6 +171,10 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
         Some(address) => Some(metrics::Server::bind(address).await?),
         None => None,
     };
+    let page = match settings.admin_address {
+        Some(address) => Some(page::Server::bind(address).await?),
+        None => None,
+    };
     let verdicts = Arc::new(Verdicts::default());
     if let Some(journal) = Journal::open(&settings.journal)? {
         journal.keep(&verdicts);
@@ -177,6 +184,9 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     if let Some(metrics) = metrics {
         let occupancy = agent.dataplane.occupancy()?;
         tokio::spawn(metrics.serve(commands.clone(), agent.delays.clone(), occupancy));
+    }
+    if let Some(page) = page {
+        tokio::spawn(page.serve(commands.clone(), Arc::clone(&verdicts)));
     }
     tokio::spawn(server::serve(listener, commands, verdicts));
 
@@ -225,6 +235,9 @@ async fn answer(agent: &mut Agent, command: Command, waiting: &mut Waiting) -> b
         }
         Command::Snapshot { answer } => {
             let _ = answer.send(agent.snapshot());
+        }
+        Command::Overview { answer } => {
+            let _ = answer.send(agent.overview());
         }
         Command::Objects { answer } => {
             let _ = answer.send(agent.objects());

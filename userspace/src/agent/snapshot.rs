@@ -1,4 +1,4 @@
-//! The agent in numbers, for its metrics.
+//! The agent as it is, for its metrics and its page.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -6,6 +6,7 @@ use super::pass::Agent;
 use crate::{
     dataplane,
     metrics::{ProgramRuns, Snapshot},
+    page::Overview,
     source::Source,
 };
 
@@ -50,6 +51,20 @@ impl Agent {
             counts_runs: fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
                 .is_ok_and(|value| value.trim() == "1"),
         })
+    }
+}
+
+impl Agent {
+    /// How the agent is, as of the last pass.
+    pub(super) fn overview(&self) -> Overview {
+        let report = &self.projection.report;
+        Overview {
+            status: self.status(),
+            endpoints: report.endpoints.clone(),
+            policies: report.policies.clone(),
+            programs: self.dataplane.programs().map_err(|error| error.to_string()),
+            maps: self.dataplane.maps(),
+        }
     }
 }
 

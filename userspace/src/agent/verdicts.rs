@@ -3,9 +3,13 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 
 use crate::api::VerdictEvent;
 
@@ -18,6 +22,8 @@ pub struct Verdicts {
     recent: Mutex<VecDeque<Arc<VerdictEvent>>>,
     sender: broadcast::Sender<Arc<VerdictEvent>>,
     allowed_wanted: watch::Sender<usize>,
+    /// Until when somebody who looks from time to time wants to see allowed packets.
+    watched: Mutex<Option<Instant>>,
 }
 
 impl Default for Verdicts {
@@ -26,6 +32,7 @@ impl Default for Verdicts {
             recent: Mutex::new(VecDeque::with_capacity(RECENT)),
             sender: broadcast::channel(RECENT).0,
             allowed_wanted: watch::channel(0).0,
+            watched: Mutex::new(None),
         }
     }
 }
@@ -53,6 +60,36 @@ impl Verdicts {
     pub fn want_allowed(&self) -> Wanting<'_> {
         self.allowed_wanted.send_modify(|count| *count += 1);
         Wanting(&self.allowed_wanted)
+    }
+
+    /// Asks for allowed packets for some time from now on, however often this is called meanwhile.
+    pub fn want_allowed_for(self: Arc<Self>, time: Duration) {
+        let until = Instant::now() + time;
+        let before = self
+            .watched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(until);
+        if before.is_none() {
+            tokio::spawn(async move { self.want_while_watched().await });
+        }
+    }
+
+    async fn want_while_watched(&self) {
+        let _wanting = self.want_allowed();
+        loop {
+            let until = {
+                let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+                match *watched {
+                    Some(until) if until > Instant::now() => until,
+                    Some(_) | None => {
+                        *watched = None;
+                        return;
+                    }
+                }
+            };
+            tokio::time::sleep_until(until).await;
+        }
     }
 
     /// How many want to see allowed packets.

@@ -25,6 +25,7 @@ use crate::{
     dataplane,
     enrolled::Enrolled,
     metrics::Snapshot,
+    page::Overview,
 };
 
 /// A client that says nothing for so long is sent away.
@@ -46,6 +47,11 @@ pub enum Command {
     Snapshot {
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Snapshot, dataplane::Error>>,
+    },
+    /// Tell all that the page shows, without looking at anything again.
+    Overview {
+        /// Where the answer goes.
+        answer: oneshot::Sender<Overview>,
     },
     /// Hand out the objects that have destinations.
     Objects {

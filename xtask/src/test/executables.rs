@@ -13,7 +13,8 @@ use crate::shell;
 
 /// Test programs about the cluster's side of the agent (its API server, its pods' processes, what is installed on a node),
 /// in which no kernel differs from another. They run on this machine only: emulated, they would take longer than all others.
-const CLUSTER: [&str; 7] = [
+const CLUSTER: [&str; 8] = [
+    "browser",
     "cni",
     "deploy",
     "examples",

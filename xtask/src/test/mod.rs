@@ -32,6 +32,8 @@ const TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("tc"
 
 /// What the tests of the CNI plugin chain it to.
 const PLUGINS: [(&str, &str); 1] = [("/usr/lib/cni/ptp", "containernetworking-plugins")];
+/// What the page is looked at with.
+const BROWSER: [(&str, &str); 1] = [("chromium", "chromium")];
 
 /// Run every test: on this machine, and the tests that send packets in virtual machines over several kernels, too.
 ///
@@ -77,6 +79,7 @@ impl Test {
         let env = [("SLUICE_KUBECTL", kubectl::ensure()?)];
         if shell::is_root() {
             packages::ensure(&PROXY_TOOLS, "the examples are tried with real proxies")?;
+            packages::ensure(&BROWSER, "the agent's page is tested in a browser")?;
             certificates::ensure()?;
             envoy::ensure()?;
         }
