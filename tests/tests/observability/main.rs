@@ -5,3 +5,4 @@ mod metrics;
 mod monitoring;
 mod page;
 mod scrape;
+mod verbs;

@@ -10,10 +10,12 @@ use ebpf::{
     packet::{Link, Packet, Protocol, Slice, Tuple, parse},
     rules::{Endpoint, Enforcement, Identity},
 };
+use tracing::warn;
 
 use super::{pass::Agent, probe, translate};
 use crate::{
     api::{CallFate, CaptureExplanation, Cause, Destination, Explanation, Live, Question, Transport, What},
+    dataplane::ProgramInfo,
     desired::Ports,
     facts::{PodName, PodNetwork},
     project::{self, Because, CaptureMode, PolicyExplanation, Role},
@@ -28,6 +30,8 @@ impl Agent {
             What::Gateways => serde_json::to_value(&self.projection.report.policies),
             What::Registry => serde_json::to_value(self.with_input(project::registry)),
             What::Rules => serde_json::to_value(self.rules()),
+            What::Programs => serde_json::to_value(self.programs()),
+            What::Maps => serde_json::to_value(self.dataplane.maps()),
         };
         list.unwrap_or_else(|error| serde_json::Value::String(error.to_string()))
     }
@@ -149,6 +153,13 @@ impl Agent {
             says: format!("annotation {key}: {value:?}"),
         });
         causes.collect()
+    }
+
+    fn programs(&self) -> Vec<ProgramInfo> {
+        self.dataplane.programs().unwrap_or_else(|error| {
+            warn!("{error}");
+            Vec::new()
+        })
     }
 
     fn rules(&self) -> Vec<serde_json::Value> {

@@ -81,6 +81,10 @@ pub enum What {
     Registry,
     /// Permissions as they are in the kernel.
     Rules,
+    /// The programs: where they are, what the verifier looked at, how often they ran if the kernel counts that.
+    Programs,
+    /// The maps, and how full those are whose content the agent knows.
+    Maps,
 }
 
 /// A packet to be explained.

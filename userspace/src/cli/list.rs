@@ -10,7 +10,7 @@ use super::{
 };
 use crate::api::{Request, What, client};
 
-/// List what the agent knows: endpoints, captures, gateways, the registry, the rules in the kernel.
+/// List what the agent knows: endpoints, captures, gateways, the registry, the rules in the kernel, programs, maps.
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// Of what.
@@ -113,6 +113,23 @@ fn table(what: What, answer: &serde_json::Value) -> anyhow::Result<()> {
                 table.row(
                     ["hosts", "ports", "addresses", "service_entry", "state"].map(|field| cell(row, field)),
                 );
+            }
+            table
+        }
+        What::Programs => {
+            let mut table = Table::new(["PROGRAM", "ID", "VERIFIED", "RUNS", "DEVICES", "CGROUP"]);
+            for row in rows {
+                table.row(
+                    ["name", "id", "verified_instructions", "runs", "devices", "cgroup"]
+                        .map(|field| cell(row, field)),
+                );
+            }
+            table
+        }
+        What::Maps => {
+            let mut table = Table::new(["MAP", "ENTRIES", "CAPACITY"]);
+            for row in rows {
+                table.row(["name", "entries", "capacity"].map(|field| cell(row, field)));
             }
             table
         }

@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 mod agent;
+mod bug_report;
 mod check;
 mod detach;
 mod enroll;
@@ -8,6 +9,7 @@ mod explain;
 mod list;
 mod observe;
 mod output;
+mod policy;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -60,9 +62,12 @@ enum Verb {
     List(list::List),
     Explain(explain::Explain),
     Observe(observe::Observe),
+    #[command(subcommand)]
+    Policy(policy::Policy),
     Enroll(enroll::Enroll),
     Unenroll(enroll::Unenroll),
     Check(check::Check),
+    BugReport(bug_report::BugReport),
     Detach(detach::Detach),
     /// The CNI plugin, as container runtimes run it by the name sluice-cni.
     #[command(hide = true)]
@@ -86,9 +91,11 @@ pub fn run() -> ExitCode {
         Verb::List(verb) => verb.run(&common),
         Verb::Explain(verb) => verb.run(&common),
         Verb::Observe(verb) => verb.run(&common),
+        Verb::Policy(verb) => verb.run(&common),
         Verb::Enroll(verb) => verb.run(&common),
         Verb::Unenroll(verb) => verb.run(&common),
         Verb::Check(verb) => verb.run(&common),
+        Verb::BugReport(verb) => verb.run(&common),
         Verb::Detach(verb) => verb.run(&common),
         Verb::Cni => return cni::run(),
     };

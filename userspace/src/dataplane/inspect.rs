@@ -8,6 +8,7 @@ use ebpf::{
     Hook,
     event::{Outcome, counter, replay},
 };
+use serde::Serialize;
 
 use super::{
     Dataplane, Error, Generation,
@@ -29,7 +30,7 @@ pub struct Counters {
 }
 
 /// A program in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProgramInfo {
     /// Its name.
     pub name: &'static str,
@@ -48,7 +49,7 @@ pub struct ProgramInfo {
 }
 
 /// A map in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MapInfo {
     /// Its name.
     pub name: &'static str,

@@ -12,6 +12,7 @@ mod destinations;
 mod endpoints;
 mod explain;
 mod internal;
+mod kernel;
 mod numbers;
 mod permissions;
 mod policies;
@@ -35,6 +36,7 @@ pub use self::{
     },
     explain::{Because, Contribution, Explanation, PolicyExplanation, explain},
     internal::{InternalSource, internal},
+    kernel::Kernel,
     registry::{prefixes, registry, wanted_names},
     report::{
         Condition, ConditionName, EndpointReport, EnforcementMode, GatewayPod, GatewayReport, HeldTo,

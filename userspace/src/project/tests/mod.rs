@@ -2,7 +2,6 @@ mod capture_model;
 mod captured;
 mod captured_by_node;
 mod eligible;
-mod kernel;
 mod model;
 mod registry;
 mod report;
@@ -18,8 +17,7 @@ use ebpf::{
 };
 use ipnet::IpNet;
 
-use self::kernel::Kernel;
-use super::{Input, Projection, Proxy, capture, project};
+use super::{Input, Kernel, Projection, Proxy, capture, project};
 use crate::{
     enrolled::Enrolled,
     facts::{Cgroup, Facts, IfIndex, Inside, NetnsCookie, PodDevice, PodName, PodNetwork},

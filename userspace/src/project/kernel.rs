@@ -1,4 +1,5 @@
-//! The programs' decision on a projection that is in no kernel.
+//! The programs' decision on a projection that is in no kernel: for rehearsals and tests, as every look-up walks along all
+//! rules.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -18,17 +19,12 @@ use crate::{
 };
 
 /// Rules as the programs would look them up.
-pub(super) struct Kernel<'a>(pub(super) &'a Desired);
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel<'a>(pub &'a Desired);
 
 impl Kernel<'_> {
     /// What becomes of a call of this endpoint; `None` if there is none.
-    pub(super) fn call(
-        &self,
-        identity: Identity,
-        dst: IpAddr,
-        protocol: Protocol,
-        dport: u16,
-    ) -> Option<Verdict> {
+    pub fn call(&self, identity: Identity, dst: IpAddr, protocol: Protocol, dport: u16) -> Option<Verdict> {
         let endpoint: &Endpoint = self.0.endpoints.get(&identity)?;
         let src = endpoint.own_for(dst.into());
         let tuple = Tuple {
