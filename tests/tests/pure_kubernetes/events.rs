@@ -4,6 +4,7 @@ use sluice::{
     agent::published::Pod,
     api::{Kind, VerdictEvent},
     facts::PodName,
+    objects::Labels,
 };
 
 use super::*;
@@ -21,14 +22,20 @@ fn denial(reason: &str) -> VerdictEvent {
         verdict: Kind::Deny,
         reason: reason.to_owned(),
         hook: "pod_out".to_owned(),
+        count: 1,
         pod: Some(name()),
+        workload: None,
+        labels: Labels::new(),
+        process: None,
         device: None,
         src: [10, 0, 0, 1].into(),
         dst: [203, 0, 113, 5].into(),
+        destination: None,
         sport: 40000,
         dport: 443,
         protocol: "TCP".to_owned(),
         len: 60,
+        policies: Vec::new(),
         generation: 1,
     }
 }
