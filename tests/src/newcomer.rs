@@ -20,8 +20,10 @@ use crate::{
     sys::Direction,
 };
 
-/// How long a sender rests between packets: many send at the same time, and what they are to be sent past has to run too.
+/// How long a sender rests until its first packet was sent.
 const REST: Duration = Duration::from_micros(500);
+/// How long it rests after that: many send at the same time, and what they are to be sent past has to run too.
+const LATER: Duration = Duration::from_millis(5);
 /// Where to.
 const PORT: u16 = 53;
 /// What they say.
@@ -112,7 +114,8 @@ impl Shared {
                     Err(error) => return Err(error),
                 }
             }
-            thread::sleep(REST);
+            let has_sent = self.sent.load(Ordering::Relaxed) > 0;
+            thread::sleep(if has_sent { LATER } else { REST });
         }
         Ok(())
     }

@@ -40,14 +40,13 @@ fn nothing_leaks_and_nothing_permitted_is_lost() -> Result<()> {
             let begin = || Newcomer::start(&sandbox.netns, &UNREGISTERED.map(ip));
             let early = (index % 2 == 1).then(begin).transpose()?;
             let result = stand.runtime.add(&sandbox)??;
-            let newcomer = match early {
-                Some(newcomer) => newcomer,
-                None => {
-                    for to in REGISTERED {
-                        stand.arrives(&sandbox, to, PERMITTED)?;
-                    }
-                    begin()?
+            let newcomer = if let Some(newcomer) = early {
+                newcomer
+            } else {
+                for to in REGISTERED {
+                    stand.arrives(&sandbox, to, PERMITTED)?;
                 }
+                begin()?
             };
             newcomer.wait_for(10)?;
             attempts.fetch_add(newcomer.end()?, Ordering::Relaxed);

@@ -72,10 +72,8 @@ fn the_result_is_passed_on_as_it_came() -> Result<()> {
     odd["cniVersion"] = "1.1.0".into();
     odd["unknown"] = json!({"b": [1, 2.50], "a": null});
     let text = stand.runtime.run("ADD", &plugin, Some(&odd), Some(&sandbox))??;
-    ensure!(
-        text.trim_end() == odd.to_string(),
-        "{odd} was passed on as {text}"
-    );
+    let expected = odd.to_string();
+    ensure!(text.trim_end() == expected, "{odd} was passed on as {text}");
     // There is no plugin before it.
     let outcome = stand.runtime.run("ADD", &plugin, None, Some(&sandbox))?;
     refused(outcome, 7, "chained")?;

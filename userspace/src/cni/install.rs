@@ -4,12 +4,9 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read, Write as _},
-    os::{
-        fd::AsFd as _,
-        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    },
+    fs::{self, File, Permissions},
+    io,
+    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +22,7 @@ use super::{
     NAME,
     config::{DEFAULT_WAIT_SECONDS, Own},
     conflist::{self, Invalid},
+    file,
 };
 
 /// How files are called that runtimes read; of the first, by name, the network is made.
@@ -312,189 +310,20 @@ fn replace(path: &Path, before: &str, text: &str) -> Result<(), InstallError> {
 
 /// Writes a file as a whole or not at all.
 fn write(path: &Path, text: &str, permissions: Permissions) -> Result<(), InstallError> {
-    put(path, permissions, &mut text.as_bytes()).map_err(io_error("write", path))
+    file::put(path, permissions, &mut text.as_bytes()).map_err(io_error("write", path))
 }
 
 /// Puts this very program among the plugins, unless it is there.
 fn put_binary(directory: &Path) -> Result<(), InstallError> {
     const OWN: &str = "/proc/self/exe";
     let path = directory.join(NAME);
-    let open = |path: &Path| File::open(path);
-    let mut own = open(Path::new(OWN)).map_err(io_error("read", Path::new(OWN)))?;
-    let there = open(&path).is_ok_and(|there| is_same(&own, &there).unwrap_or(false));
-    if there {
+    let mut own = File::open(OWN).map_err(io_error("read", Path::new(OWN)))?;
+    if file::is_program(&path, &own).unwrap_or(false) {
         return Ok(());
     }
     io::Seek::rewind(&mut own).map_err(io_error("read", Path::new(OWN)))?;
-    put(&path, Permissions::from_mode(0o755), &mut own).map_err(io_error("write", &path))
-}
-
-fn is_same(one: &File, other: &File) -> io::Result<bool> {
-    /// How much is compared at a time.
-    const PIECE: usize = 1 << 16;
-    if one.metadata()?.len() != other.metadata()?.len() || other.metadata()?.permissions().mode() & 0o111 == 0
-    {
-        return Ok(false);
-    }
-    let (mut left, mut right) = (vec![0; PIECE], vec![0; PIECE]);
-    let (mut one, mut other) = (one, other);
-    loop {
-        let read = one.read(&mut left)?;
-        if read == 0 {
-            return Ok(true);
-        }
-        other.read_exact(&mut right[..read])?;
-        if left[..read] != right[..read] {
-            return Ok(false);
-        }
-    }
-}
-
-/// By another name first, which no runtime reads.
-fn put(path: &Path, permissions: Permissions, content: &mut dyn Read) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".sluice-new");
-    let new = PathBuf::from(name);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    io::copy(content, &mut file)?;
-    file.set_permissions(permissions)?;
-    file.flush()?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&new, path)
+    file::put(&path, Permissions::from_mode(0o755), &mut own).map_err(io_error("write", &path))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIST: &str =
-        r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp"}, {"type": "portmap"}]}"#;
-    const SINGLE: &str = r#"{"cniVersion": "0.3.1", "name": "pods", "type": "bridge"}"#;
-
-    struct Place {
-        _directory: tempfile::TempDir,
-        conf: PathBuf,
-        bin: PathBuf,
-        installation: Installation,
-    }
-
-    fn place() -> Place {
-        let directory = tempfile::tempdir().expect("a directory");
-        let (conf, bin) = (directory.path().join("net.d"), directory.path().join("bin"));
-        fs::create_dir(&conf).expect("a directory");
-        fs::create_dir(&bin).expect("a directory");
-        let settings = Settings {
-            cni_conf_dir: Some(conf.clone()),
-            cni_bin_dir: Some(bin.clone()),
-            cni_wait: 5,
-            cni_no_wait_namespaces: Vec::new(),
-        };
-        let installation = Installation::start(&settings, Path::new("/run/sluice/agent.sock"));
-        Place {
-            _directory: directory,
-            conf,
-            bin,
-            installation: installation.expect("it starts").expect("it is wanted"),
-        }
-    }
-
-    fn read(path: &Path) -> String {
-        fs::read_to_string(path).expect("the file")
-    }
-
-    #[test]
-    fn it_waits_for_a_configuration_is_put_back_and_goes() {
-        let mut place = place();
-        let list = place.conf.join("10-pods.conflist");
-        place.installation.keep().expect("there is nothing");
-        assert_eq!(place.installation.state(), &State::default());
-        fs::write(&list, LIST).expect("a file");
-        fs::set_permissions(&list, Permissions::from_mode(0o600)).expect("permissions");
-        for restored in 0..3 {
-            place.installation.keep().expect("it is chained");
-            // Once more changes nothing.
-            place.installation.keep().expect("it is there");
-            let expected = State {
-                file: Some(list.clone()),
-                restored,
-            };
-            assert_eq!(place.installation.state(), &expected);
-            assert!(read(&list).contains(NAME));
-            let mode = fs::metadata(&list).expect("the file").permissions().mode();
-            assert_eq!(mode & 0o777, 0o600);
-            fs::write(&list, LIST).expect("the primary plugin's file");
-        }
-        place.installation.keep().expect("it is chained");
-        let removed = uninstall(&place.conf, &place.bin).expect("it goes");
-        assert_eq!(removed, [list.clone(), place.bin.join(NAME)]);
-        assert_eq!(read(&list), LIST);
-        assert!(uninstall(&place.conf, &place.bin).expect("it is gone").is_empty());
-        let left = fs::read_dir(&place.conf).expect("the directory").count();
-        assert_eq!(left, 1, "only the primary plugin's file is left");
-    }
-
-    #[test]
-    fn the_binary_is_this_program_and_is_put_back() {
-        let mut place = place();
-        let binary = place.bin.join(NAME);
-        let own = fs::metadata("/proc/self/exe").expect("this program").len();
-        let found = fs::metadata(&binary).expect("the plugin");
-        assert_eq!((found.len(), found.permissions().mode() & 0o777), (own, 0o755));
-        fs::remove_file(&binary).expect("it is there");
-        place.installation.keep().expect("it is put back");
-        assert!(binary.is_file());
-    }
-
-    #[test]
-    fn a_single_plugin_is_made_a_list_and_comes_back() {
-        let mut place = place();
-        let single = place.conf.join("05-pods.conf");
-        fs::write(&single, SINGLE).expect("a file");
-        // Not the first: let alone.
-        let second = place.conf.join("10-other.conflist");
-        fs::write(&second, LIST).expect("a file");
-        place.installation.keep().expect("it is chained");
-        let list = place.conf.join("05-pods.conflist");
-        assert!(read(&list).contains(NAME));
-        assert!(!single.exists());
-        assert_eq!(read(&second), LIST);
-        place.installation.keep().expect("it is there");
-        assert_eq!(place.installation.state().restored, 0);
-        // The primary plugin writes its file again.
-        fs::write(&single, SINGLE.replace("bridge", "ptp")).expect("a file");
-        place.installation.keep().expect("it is chained");
-        assert!(!single.exists());
-        assert!(read(&list).contains("ptp"));
-        uninstall(&place.conf, &place.bin).expect("it goes");
-        assert_eq!(read(&single), SINGLE.replace("bridge", "ptp"));
-        assert!(!list.exists());
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_reported_and_let_alone() {
-        let mut place = place();
-        let list = place.conf.join("10-pods.conflist");
-        fs::write(&list, &LIST[..40]).expect("half a file");
-        let error = place.installation.keep().expect_err("it is half a file");
-        assert!(error.to_string().contains("10-pods.conflist"), "{error}");
-        assert_eq!(read(&list), LIST[..40]);
-    }
-
-    #[tokio::test]
-    async fn a_written_file_is_heard_of() {
-        let mut place = place();
-        place.installation.keep().expect("there is nothing");
-        let list = place.conf.join("10-pods.conflist");
-        fs::write(&list, LIST).expect("a file");
-        let heard = tokio::time::timeout(Duration::from_secs(10), place.installation.changed());
-        heard.await.expect("it is heard of");
-        place.installation.keep().expect("it is chained");
-        assert!(read(&list).contains(NAME));
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ mod config;
 mod conflist;
 mod environment;
 mod error;
+mod file;
 mod install;
 mod outcome;
 mod plugin;
