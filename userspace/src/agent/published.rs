@@ -13,8 +13,7 @@ use crate::{
     project::{CaptureMode, Condition, EndpointReport, EnforcementMode, PolicyReport, Role},
 };
 
-/// The annotation by which Istio's control plane knows that a pod is captured.
-pub const REDIRECTION_ANNOTATION: &str = "ambient.istio.io/redirection";
+pub use crate::objects::words::REDIRECTION_ANNOTATION;
 
 /// How things stood after a pass. It is never changed, and published again only if something is different.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,10 +3,12 @@
 mod agent;
 mod bug_report;
 mod check;
+mod completions;
 mod detach;
 mod enroll;
 mod explain;
 mod list;
+mod man;
 mod observe;
 mod output;
 mod policy;
@@ -69,6 +71,8 @@ enum Verb {
     Check(check::Check),
     BugReport(bug_report::BugReport),
     Detach(detach::Detach),
+    Completions(completions::Completions),
+    Man(man::Man),
     /// The CNI plugin, as container runtimes run it by the name sluice-cni.
     #[command(hide = true)]
     Cni,
@@ -97,6 +101,8 @@ pub fn run() -> ExitCode {
         Verb::Check(verb) => verb.run(&common),
         Verb::BugReport(verb) => verb.run(&common),
         Verb::Detach(verb) => verb.run(&common),
+        Verb::Completions(verb) => verb.run(),
+        Verb::Man(verb) => verb.run(),
         Verb::Cni => return cni::run(),
     };
     match done {

@@ -8,18 +8,17 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Invalid, Labels, Mesh, ObjectName, mesh::SIDECAR, parse_ip, parse_net};
+use super::{
+    Invalid, Labels, Mesh, ObjectName,
+    mesh::SIDECAR,
+    parse_ip, parse_net,
+    words::{CGROUP_ANNOTATION, NETNS_ANNOTATION, PROXY_CGROUP_ANNOTATION},
+};
 use crate::{
     facts::PodName,
     node::{ContainerId, PodUid},
 };
 
-/// Annotation of a Pod: path of its network namespace, where no container runtime can be asked for it.
-pub const NETNS_ANNOTATION: &str = "sluice.dev/netns";
-/// Annotation of a Pod in the node's network namespace: path of its cgroup, below the root of the hierarchy.
-pub const CGROUP_ANNOTATION: &str = "sluice.dev/cgroup";
-/// Annotation of a Pod: path of the cgroup of the proxy that captures it, as that of its sidecar's container.
-pub const PROXY_CGROUP_ANNOTATION: &str = "sluice.dev/proxy-cgroup";
 /// Annotation of the mirror of a static pod.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 /// Label of an EndpointSlice: the Service that it belongs to.

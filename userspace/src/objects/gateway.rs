@@ -5,9 +5,6 @@ use serde::Deserialize;
 
 use super::{Invalid, ObjectName, core::object_name};
 
-/// The label that a Gateway API implementation puts on the pods of a Gateway.
-pub const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
-
 /// A Gateway: all that counts is that it exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {

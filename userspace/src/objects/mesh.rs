@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as api;
 
+use super::words::{DISABLE_ENVOY, SIDECAR_DNS, SIDECAR_STATUS};
+
 /// Name of the container that Istio injects.
 pub(super) const SIDECAR: &str = "istio-proxy";
 /// Name of the container that redirects with iptables before the others start.
@@ -18,13 +20,6 @@ const ANNOTATIONS: [&str; 5] = [
     "status.sidecar.istio.io/",
     "traffic.sidecar.istio.io/",
 ];
-
-/// Annotation that the injector writes; what it says is long, and that it is there says enough.
-pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
-/// Variable of the sidecar: `true` if there is no Envoy in it.
-pub const DISABLE_ENVOY: &str = "DISABLE_ENVOY";
-/// Variable of the sidecar: whether it answers DNS.
-pub const SIDECAR_DNS: &str = "ISTIO_META_DNS_CAPTURE";
 
 /// What of a pod is the mesh's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod gateway;
 mod mesh;
 mod selector;
 mod service_entry;
+pub mod words;
 
 use std::fmt;
 
@@ -19,10 +20,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::addr::covers_mapped;
 pub use self::{
     addr::{canonical_net, host_net, parse_ip, parse_net},
-    core::{
-        CGROUP_ANNOTATION, EndpointSlice, NETNS_ANNOTATION, Namespace, Node, PROXY_CGROUP_ANNOTATION, Pod,
-        Service, ServiceCidr,
-    },
+    core::{EndpointSlice, Namespace, Node, Pod, Service, ServiceCidr},
     egress_policy::{
         Block, EgressPolicy, Exception, GatewayDestinations, GatewayPods, GatewayRef, Mode, OnDeny,
         PortRange, Subjects,
@@ -31,11 +29,15 @@ pub use self::{
         status as policy_status,
     },
     enablement::{Enablement, EnablementError},
-    gateway::{GATEWAY_NAME_LABEL, Gateway, GatewayManifest},
-    mesh::{DISABLE_ENVOY, Mesh, SIDECAR_DNS, SIDECAR_STATUS, Sidecar, parse_bool},
+    gateway::{Gateway, GatewayManifest},
+    mesh::{Mesh, Sidecar, parse_bool},
     selector::{Labels, NAMESPACE_NAME_LABEL, Operator, Requirement, Selector},
     service_entry::{
         EndpointAddress, EntryEndpoint, EntryPort, Resolution, ServiceEntry, ServiceEntryManifest,
+    },
+    words::{
+        CGROUP_ANNOTATION, DISABLE_ENVOY, GATEWAY_NAME_LABEL, NETNS_ANNOTATION, PROXY_CGROUP_ANNOTATION,
+        SIDECAR_DNS, SIDECAR_STATUS,
     },
 };
 use crate::{facts::PodName, problem::Origin};

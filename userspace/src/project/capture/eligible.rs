@@ -7,14 +7,10 @@ use ebpf::capture::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
-use crate::objects::{DISABLE_ENVOY, Enablement, Labels, Mesh, Pod, parse_bool};
-
-/// Label of pods and namespaces: `node` for the node proxy, `none` to be let alone by it.
-const CAPTURE_LABEL: &str = "sluice.dev/capture";
-/// Label, or annotation, that asks for a sidecar or declines it.
-const INJECT: &str = "sidecar.istio.io/inject";
-/// Annotation of a pod with a sidecar: how calls get to it.
-const INTERCEPTION_MODE: &str = "sidecar.istio.io/interceptionMode";
+use crate::objects::{
+    Enablement, Labels, Mesh, Pod, parse_bool,
+    words::{AMBIENT_LABEL, CAPTURE_LABEL, DISABLE_ENVOY, INJECT, INTERCEPTION_MODE},
+};
 
 /// How a pod's connections reach the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -261,7 +257,7 @@ fn by_labels(pod: &Pod, namespace: Option<&Labels>, settings: &Settings) -> Elig
     let declines = |key: &str| pod.labels.get(key).is_some_and(|value| value == "none");
     Eligible::No(if unknown {
         NotCaptured::UnknownNamespace
-    } else if declines(CAPTURE_LABEL) || declines("istio.io/dataplane-mode") {
+    } else if declines(CAPTURE_LABEL) || declines(AMBIENT_LABEL) {
         NotCaptured::OptedOut
     } else {
         NotCaptured::NotSelected

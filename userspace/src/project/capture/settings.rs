@@ -4,10 +4,8 @@ use std::{fs, path::PathBuf};
 
 use clap::Args;
 
-use crate::objects::{Enablement, EnablementError};
+use crate::objects::{Enablement, EnablementError, words::AMBIENT_LABEL};
 
-/// Label of ambient mode, on pods and namespaces.
-const AMBIENT_LABEL: &str = "istio.io/dataplane-mode";
 /// Where ztunnel looks for whom it gets its pods from.
 const ZDS_SOCKET: &str = "/var/run/ztunnel/ztunnel.sock";
 const EXCLUDED_NAMESPACE: &str = "kube-system";

@@ -12,24 +12,16 @@ use super::{
     annotations::{Listed, Reader},
 };
 use crate::{
-    objects::{Mesh, SIDECAR_DNS, parse_bool},
+    objects::{
+        Mesh, parse_bool,
+        words::{
+            BYPASS_INBOUND, DNS, EXCLUDE_DEVICES, EXCLUDE_INBOUND, EXCLUDE_PORTS, EXCLUDE_RANGES,
+            INCLUDE_INBOUND, INCLUDE_PORTS, INCLUDE_RANGES, INTERCEPTION_MODE, SIDECAR_DNS, STATUS_PORT,
+            VIRTUAL, VIRTUAL_BEFORE,
+        },
+    },
     problem::Severity,
 };
-
-const DNS: &str = "ambient.istio.io/dns-capture";
-const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
-const VIRTUAL: &str = "istio.io/reroute-virtual-interfaces";
-/// What `VIRTUAL` was called before; of no meaning in ambient mode.
-const VIRTUAL_BEFORE: &str = "traffic.sidecar.istio.io/kubevirtInterfaces";
-const INCLUDE_RANGES: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
-const EXCLUDE_RANGES: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
-const INCLUDE_PORTS: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
-const EXCLUDE_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
-const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
-const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
-const EXCLUDE_DEVICES: &str = "traffic.sidecar.istio.io/excludeInterfaces";
-const INTERCEPTION_MODE: &str = "sidecar.istio.io/interceptionMode";
-const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 
 /// Where the sidecar's agent answers for it, unless the annotation says otherwise.
 const DEFAULT_STATUS_PORT: u16 = 15020;
