@@ -28,6 +28,7 @@ pub mod manifest;
 pub mod netns;
 pub mod newcomer;
 pub mod proxy;
+pub mod rendered;
 pub mod rig;
 pub mod server;
 pub mod sys;

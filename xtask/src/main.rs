@@ -7,6 +7,7 @@ mod certificates;
 mod crds;
 mod demo;
 mod envoy;
+mod image;
 mod kubectl;
 mod lint;
 mod packages;
@@ -36,6 +37,7 @@ enum Verb {
     BuildEbpf(build_ebpf::BuildEbpf),
     Crds(crds::Crds),
     Demo(demo::Demo),
+    Image(image::Image),
     Lint(lint::Lint),
     Test(test::Test),
     Vm(vm::Vm),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Crds(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Demo(verb) => verb.run(),
+        Verb::Image(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Lint(verb) => verb.run().map(|()| ExitCode::SUCCESS),
         Verb::Test(verb) => verb.run(),
         Verb::Vm(verb) => verb.run(),

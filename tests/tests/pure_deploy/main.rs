@@ -1,6 +1,5 @@
 //! What is installed on a cluster: rendered by kubectl, held against the schemas of the API and the agent's options.
 
-mod rendered;
 mod schema;
 
 use std::collections::BTreeSet;
@@ -8,11 +7,12 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use rstest::rstest;
 use serde_json::json;
-
-use rendered::{OVERLAYS, Rendered, deploy};
+use sluice_tests::rendered::{OVERLAYS, Rendered, deploy};
 
 #[rstest]
-fn every_object_is_as_its_schema_has_it(#[values("enforce", "ambient", "kind")] overlay: &str) -> Result<()> {
+fn every_object_is_as_its_schema_has_it(
+    #[values("enforce", "ambient", "kind", "detach")] overlay: &str,
+) -> Result<()> {
     let Rendered(objects) = Rendered::of(overlay)?;
     objects.iter().try_for_each(schema::check)
 }
@@ -68,7 +68,7 @@ fn every_option_of_the_agent_has_a_variable() {
 
 #[rstest]
 fn the_configuration_is_what_the_agent_knows(
-    #[values("enforce", "ambient", "kind")] overlay: &str,
+    #[values("enforce", "ambient", "kind", "detach")] overlay: &str,
 ) -> Result<()> {
     let rendered = Rendered::of(overlay)?;
     let known = variables();
@@ -110,12 +110,41 @@ fn probes_go_where_the_agent_listens(#[values("enforce", "ambient", "kind")] ove
 
 /// Volumes and mounts belong together, and nothing of the node is there twice or for nothing.
 #[rstest]
-fn every_volume_is_mounted(#[values("enforce", "ambient", "kind")] overlay: &str) -> Result<()> {
+fn every_volume_is_mounted(#[values("enforce", "ambient", "kind", "detach")] overlay: &str) -> Result<()> {
     let rendered = Rendered::of(overlay)?;
     let volumes = rendered.pod()?.volumes.unwrap_or_default();
     let mounts = rendered.container()?.volume_mounts.unwrap_or_default();
     let volumes: BTreeSet<_> = volumes.into_iter().map(|volume| volume.name).collect();
     let mounted: BTreeSet<_> = mounts.into_iter().map(|mount| mount.name).collect();
     assert_eq!(volumes, mounted);
+    Ok(())
+}
+
+/// Paths in commands of a text that people follow: what `kubectl -k` is given, and links.
+#[rstest]
+#[case("README.md")]
+#[case("deploy/README.md")]
+fn what_is_named_is_there(#[case] text: &str) -> Result<()> {
+    let root = deploy().join("..");
+    let path = root.join(text);
+    let content = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let after = |mark: &str| -> Vec<String> {
+        let ends = |c: char| c.is_whitespace() || ")`#,;".contains(c);
+        let rest = content.split(mark).skip(1);
+        rest.filter_map(|rest| rest.split(ends).next().map(str::to_owned))
+            .collect()
+    };
+    let folders = after(" -k ").into_iter().map(|folder| root.join(folder));
+    let here = path.parent().context("a text in a folder")?;
+    let links = after("](").into_iter().filter(|link| !link.is_empty());
+    let links = links
+        .filter(|link| !link.contains("://"))
+        .map(|link| here.join(link));
+    let mut count = 0;
+    for named in folders.chain(links) {
+        ensure!(named.exists(), "{text} names {}", named.display());
+        count += 1;
+    }
+    ensure!(count > 0, "{text} names nothing: is this test blind?");
     Ok(())
 }

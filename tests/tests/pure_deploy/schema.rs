@@ -28,7 +28,11 @@ pub(crate) fn check(object: &Value) -> Result<()> {
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => schema::<ClusterRoleBinding>(),
         ("rbac.authorization.k8s.io/v1", "Role") => schema::<Role>(),
         ("rbac.authorization.k8s.io/v1", "RoleBinding") => schema::<RoleBinding>(),
-        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => schema::<CustomResourceDefinition>(),
+        // Its schema knows no enumerations and defaults but objects; the tests of the API hold it against a server's rules.
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
+            serde_json::from_value::<CustomResourceDefinition>(object.clone())?;
+            return Ok(());
+        }
         _ => anyhow::bail!("no schema for {version} {kind}: name it in this test"),
     };
     let validator = jsonschema::validator_for(&schema).with_context(|| format!("the schema of {kind}"))?;

@@ -47,10 +47,12 @@ use crate::{
     cni,
     health::{self, Heart, Probes},
     journal::{self, Journal},
+    kubernetes::taint,
     metrics,
     names::NameServer,
     node, page,
     project::CaptureSettings,
+    source,
 };
 
 /// What the agent is told at its start.
@@ -133,6 +135,10 @@ pub struct Settings {
     /// Where verdicts are written down.
     #[command(flatten)]
     pub journal: journal::Settings,
+    /// Take the taint sluice.dev/not-ready off this node when the agent is ready, for nodes that come with it to keep pods off
+    /// until then.
+    #[arg(long, env = "SLUICE_REMOVE_TAINT")]
+    pub remove_taint: bool,
     /// Whose connections go to the node proxy.
     #[command(flatten)]
     pub capture: CaptureSettings,
@@ -164,6 +170,11 @@ pub async fn run(mut settings: Settings, run_dir: PathBuf) -> anyhow::Result<()>
     }
     let listener = server::bind(&run_dir)?;
     let (heart, probes) = health::heart();
+    if settings.remove_taint {
+        let client = source::kubernetes::client(settings.kubeconfig.as_deref()).await;
+        let client = client.context("--remove-taint")?;
+        tokio::spawn(taint::run(client, settings.node.clone(), probes.clone()));
+    }
     if let Some(address) = settings.health_address {
         tokio::spawn(probes.serve(Probes::bind(address).await?));
     }

@@ -1,6 +1,6 @@
 //! `sluice detach`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, thread};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -42,6 +42,9 @@ pub(super) struct Detach {
         requires = "cni_conf_dir"
     )]
     cni_bin_dir: Option<PathBuf>,
+    /// When all is gone, do not end: for a DaemonSet, whose pods may not.
+    #[arg(long)]
+    stay: bool,
 }
 
 impl Detach {
@@ -73,6 +76,9 @@ impl Detach {
             Format::Json => output::json(&removed)?,
             Format::Table if removed.is_empty() => println!("nothing was attached"),
             Format::Table => removed.iter().for_each(|line| println!("removed {line}")),
+        }
+        while self.stay {
+            thread::park();
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -6,11 +6,12 @@ mod tests;
 use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio::{sync::watch, time::Instant};
 use tracing::error;
 
 use crate::{
     agent::status::Status,
+    http::Bounded,
     problem::{Problem, Severity},
 };
 
@@ -84,14 +85,13 @@ pub struct Probes(watch::Receiver<Pulse>);
 
 impl Probes {
     /// Takes the address, so that a port that is taken ends the agent at once and not its probes.
-    pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-        TcpListener::bind(address)
-            .await
-            .map_err(|source| BindError { address, source })
+    pub(crate) async fn bind(address: SocketAddr) -> Result<Bounded, BindError> {
+        let bound = Bounded::bind(address).await;
+        bound.map_err(|source| BindError { address, source })
     }
 
     /// Answers until the agent ends.
-    pub async fn serve(self, listener: TcpListener) {
+    pub(crate) async fn serve(self, listener: Bounded) {
         let router = Router::new()
             .route("/startupz", get(startup))
             .route("/livez", get(live))
@@ -99,6 +99,15 @@ impl Probes {
             .with_state(self);
         if let Err(error) = axum::serve(listener, router).await {
             error!(%error, "probes are answered no more");
+        }
+    }
+
+    /// Waits until the agent is ready.
+    pub async fn until_ready(&mut self) {
+        let ready = |pulse: &Pulse| matches!(pulse.said, Some(Ok(())));
+        if self.0.wait_for(ready).await.is_err() {
+            // The loop is gone, and the agent with it.
+            std::future::pending::<()>().await;
         }
     }
 

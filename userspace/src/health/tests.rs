@@ -1,3 +1,4 @@
+use axum::serve::Listener as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

@@ -7,10 +7,22 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use super::Error;
+
+/// Where they are. A container's own are read-only; its DaemonSet mounts the node's, which show each thread the namespace
+/// that it is in just as well.
+static PLACE: LazyLock<&Path> = LazyLock::new(|| {
+    let mounted = Path::new("/host/proc/sys/net");
+    if mounted.is_dir() {
+        mounted
+    } else {
+        Path::new("/proc/sys/net")
+    }
+});
 
 /// What they have to be.
 pub(super) const ON: &str = "1";
@@ -54,14 +66,13 @@ pub(super) fn write(name: &str, value: &str) -> Result<(), Error> {
 }
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from("/proc/sys/net").join(name)
+    PLACE.join(name)
 }
 
 fn error(path: PathBuf, source: io::Error) -> Error {
     let hint = match source.raw_os_error() {
         Some(libc::EROFS) => {
-            "/proc/sys is mounted read-only here: the agent's container has to be privileged, or to have a /proc/sys of \
-             its own that may be written to"
+            "/proc/sys is mounted read-only here: mount the node's at /host/proc/sys, as deploy/overlays/ambient does"
         }
         Some(libc::EACCES | libc::EPERM) => "it needs root and CAP_NET_ADMIN in the pod's user namespace",
         Some(libc::ENOENT) => "is this kernel built without it?",

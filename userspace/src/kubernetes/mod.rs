@@ -12,6 +12,7 @@ pub mod denials;
 pub mod events;
 pub mod lease;
 pub mod status;
+pub mod taint;
 
 use std::{path::Path, sync::Arc, time::Duration};
 

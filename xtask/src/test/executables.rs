@@ -142,6 +142,21 @@ fn read(line: &str) -> Result<Option<Executable>> {
 }
 
 impl Executable {
+    /// Whether it tries the image of the agent, and has a test that would run.
+    pub(super) fn needs_image(&self, filter: Option<&str>) -> Result<bool> {
+        if self.name != "tests/deploy" {
+            return Ok(false);
+        }
+        let output = Command::new(&self.path)
+            .current_dir(&self.directory)
+            .arg("--list")
+            .args(filter)
+            .output()
+            .with_context(|| format!("cannot start {}", self.path.display()))?;
+        let listed = String::from_utf8_lossy(&output.stdout);
+        Ok(listed.lines().any(|line| line.ends_with(": test")))
+    }
+
     /// Runs it here, with more in its environment; its output is shown as it comes.
     pub(super) fn run(&self, filter: Option<&str>, env: &[(&str, PathBuf)]) -> Result<Counts> {
         let mut command = Command::new(&self.path);

@@ -20,7 +20,7 @@ use self::{
     executables::{Executable, Scope},
     tally::{Counts, Tally},
 };
-use crate::{build_ebpf, certificates, envoy, kubectl, packages, shell, vm};
+use crate::{build_ebpf, certificates, envoy, image, kubectl, packages, shell, vm};
 
 /// How long the tests may take in an emulated machine.
 const VM_TIMEOUT: Duration = Duration::from_mins(35);
@@ -76,7 +76,7 @@ impl Test {
     }
 
     fn on_host(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
-        let env = [("SLUICE_KUBECTL", kubectl::ensure()?)];
+        let mut env = vec![("SLUICE_KUBECTL", kubectl::ensure()?)];
         if shell::is_root() {
             packages::ensure(&PROXY_TOOLS, "the examples are tried with real proxies")?;
             packages::ensure(&BROWSER, "the agent's page is tested in a browser")?;
@@ -91,6 +91,13 @@ impl Test {
                 };
                 eprintln!("==> {}: needs root{elsewhere}", executable.name);
                 continue;
+            }
+            if executable.needs_image(self.filter.as_deref())? {
+                packages::ensure(
+                    &[("crun", "crun")],
+                    "the image is tried in a container as a node would make it",
+                )?;
+                env.push(("SLUICE_IMAGE", image::build()?));
             }
             shell::step(&format!("{} (this machine)", executable.name));
             let counts = executable.run(self.filter.as_deref(), &env)?;

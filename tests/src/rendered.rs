@@ -21,18 +21,20 @@ use serde_json::Value;
 const KUBECTL: &str = "SLUICE_KUBECTL";
 
 /// What people apply.
-pub(crate) const OVERLAYS: [&str; 3] = ["enforce", "ambient", "kind"];
+pub const OVERLAYS: [&str; 4] = ["ambient", "detach", "enforce", "kind"];
 
 /// The folder of everything that is installed.
-pub(crate) fn deploy() -> PathBuf {
+pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
 /// The objects of an overlay.
-pub(crate) struct Rendered(pub(crate) Vec<Value>);
+#[derive(Clone, Debug)]
+pub struct Rendered(pub Vec<Value>);
 
 impl Rendered {
-    pub(crate) fn of(overlay: &str) -> Result<Self> {
+    /// Renders it.
+    pub fn of(overlay: &str) -> Result<Self> {
         let folder = deploy().join("overlays").join(overlay);
         let kubectl = std::env::var_os(KUBECTL).unwrap_or_else(|| OsString::from("kubectl"));
         let shown = format!("{} kustomize {}", kubectl.display(), folder.display());
@@ -52,7 +54,7 @@ impl Rendered {
     }
 
     /// All objects of a kind.
-    pub(crate) fn all<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>> {
+    pub fn all<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<T>> {
         let of_kind = self.0.iter().filter(|object| object["kind"] == kind);
         of_kind
             .map(|object| serde_json::from_value(object.clone()).with_context(|| format!("{kind}: {object}")))
@@ -66,21 +68,21 @@ impl Rendered {
     }
 
     /// The agent's pod.
-    pub(crate) fn pod(&self) -> Result<PodSpec> {
+    pub fn pod(&self) -> Result<PodSpec> {
         let daemonset: DaemonSet = self.only("DaemonSet")?;
         let spec = daemonset.spec.context("a DaemonSet without spec")?;
         spec.template.spec.context("a DaemonSet without pod")
     }
 
     /// The agent's container.
-    pub(crate) fn container(&self) -> Result<Container> {
+    pub fn container(&self) -> Result<Container> {
         let mut containers = self.pod()?.containers;
         ensure!(containers.len() == 1, "{} containers", containers.len());
         containers.pop().context("no container")
     }
 
     /// The agent's configuration, as its container gets it.
-    pub(crate) fn configuration(&self) -> Result<ConfigMap> {
+    pub fn configuration(&self) -> Result<ConfigMap> {
         let mut all = ConfigMap::default();
         let maps: Vec<ConfigMap> = self.all("ConfigMap")?;
         for source in self.container()?.env_from.unwrap_or_default() {
