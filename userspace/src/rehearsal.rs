@@ -28,7 +28,7 @@ pub enum Error {
     Directory(#[from] OpenError),
     /// Something in it makes no sense.
     #[error("{0}")]
-    Broken(Problem),
+    Broken(Box<Problem>),
     /// Nobody knows of this pod.
     #[error("there is no pod {0} among the manifests")]
     NoPod(PodName),
@@ -78,7 +78,7 @@ impl Rehearsal {
         let loaded = Directory::open(directory)?.load();
         let mut problems = loaded.problems.into_iter();
         if let Some(problem) = problems.find(|problem| problem.severity == Severity::Error) {
-            return Err(Error::Broken(problem));
+            return Err(Error::Broken(Box::new(problem)));
         }
         let mut stores = loaded.stores;
         let (facts, identities) = place(&mut stores);

@@ -95,11 +95,11 @@ fn a_flow_is_told_of_at_once_and_then_in_sum() -> Result<()> {
 
 #[test]
 fn a_pod_that_calls_everybody_hides_nobody_else() -> Result<()> {
+    const FLOWS: u16 = 12_000;
     let rig = Rig::start(&Policy::default())?;
     let before = refusals(&rig, "not-gateway")?;
     let lost_before = rig.agent.status()?["lost"]["events"].as_u64().unwrap_or(0);
     let base = rig.client.sender().udp(ip(UNREGISTERED[0]), 53);
-    const FLOWS: u16 = 12_000;
     for port in 0..FLOWS {
         rig.client.send(&base.clone().sport(20_000 + port))?;
     }

@@ -101,7 +101,9 @@ fn what_is_documented_is_exported_and_nothing_else() -> Result<()> {
 }
 
 #[test]
+#[expect(clippy::float_cmp, reason = "they are counts, and whole")]
 fn numbers_are_those_of_what_happened() -> Result<()> {
+    const PACKETS: u16 = 5;
     let bench = Bench::create()?;
     let [client, gateway] = declare(&bench)?;
     let (mut agent, address) = scrape::agent(&bench)?;
@@ -115,7 +117,6 @@ fn numbers_are_those_of_what_happened() -> Result<()> {
     let age = before.value("sluice_state_age_seconds", &[])?;
     ensure!((0.0..30.0).contains(&age), "the state is {age} s old");
 
-    const PACKETS: u16 = 5;
     for _ in 0..PACKETS {
         client.send(&client.sender().udp(ip(UNREGISTERED[0]), 53))?;
         gateway.send(&gateway.sender().syn(ip(REGISTERED[0]), 443))?;

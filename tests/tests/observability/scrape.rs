@@ -56,10 +56,10 @@ impl Scrape {
             match words.as_slice() {
                 ["#", "EOF"] => {}
                 ["#", "TYPE", name, kind] => {
-                    drop(scrape.kinds.insert((*name).to_owned(), (*kind).to_owned()))
+                    drop(scrape.kinds.insert((*name).to_owned(), (*kind).to_owned()));
                 }
                 ["#", "HELP", name, help] => {
-                    drop(scrape.helps.insert((*name).to_owned(), (*help).to_owned()))
+                    drop(scrape.helps.insert((*name).to_owned(), (*help).to_owned()));
                 }
                 _ => scrape
                     .samples

@@ -31,10 +31,9 @@ pub(crate) fn definition(group: &str, kind: &str, plural: &str, versions: &[&str
     );
     for (index, version) in versions.iter().enumerate() {
         let stored = index == 0;
-        yaml += &format!(
-            "  - {{name: {version}, served: true, storage: {stored}, schema: {{openAPIV3Schema: {{type: object, \
-             x-kubernetes-preserve-unknown-fields: true}}}}}}\n"
-        );
+        let schema = "{openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}";
+        let version = format!("  - {{name: {version}, served: true, storage: {stored}, schema: {schema}}}\n");
+        yaml.push_str(&version);
     }
     yaml
 }
@@ -88,7 +87,7 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    /// A server with these objects, and with EgressPolicies.
+    /// A server with these objects, and with a definition of `EgressPolicy`.
     pub(crate) async fn with(objects: &[String]) -> Result<Self> {
         let server = ApiServer::start()?;
         for yaml in [CLUSTER.to_owned(), policies()].iter().chain(objects) {

@@ -204,7 +204,7 @@ async fn a_kind_that_is_not_there_is_waited_for() -> Result<()> {
         "apiVersion: networking.istio.io/v1beta1\nkind: ServiceEntry\nmetadata: {name: a, namespace: app}\n\
          spec: {hosts: [example.com], ports: [{number: 443, name: tls, protocol: TLS}]}\n",
     )?;
-    let patience = Duration::from_secs(60);
+    let patience = Duration::from_mins(1);
     let found = |loaded: &sluice::source::Loaded| {
         names(&loaded.stores) == ["one"]
             && loaded.stores.service_entries.len() == 1

@@ -77,8 +77,10 @@ impl Detach {
             Format::Table if removed.is_empty() => println!("nothing was attached"),
             Format::Table => removed.iter().for_each(|line| println!("removed {line}")),
         }
-        while self.stay {
-            thread::park();
+        if self.stay {
+            loop {
+                thread::park();
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -291,7 +291,7 @@ impl TryFrom<networking::ServiceCIDR> for ServiceCidr {
     }
 }
 
-/// What an object is one of. Between a Deployment and its pods there is a ReplicaSet, whose name ends in a hash that a label
+/// What an object is one of. Between a Deployment and its pods there is a `ReplicaSet`, whose name ends in a hash that a label
 /// of the pods has, too.
 fn workload(metadata: &ObjectMeta) -> Option<String> {
     const HASH_LABEL: &str = "pod-template-hash";

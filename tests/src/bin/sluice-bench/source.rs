@@ -115,7 +115,7 @@ fn node(number: u32) -> Value {
     };
     let images: Vec<_> = (0..IMAGES)
         .map(|image| {
-            let name = format!("registry.example/team-{image}/application@sha256:{:064x}", image);
+            let name = format!("registry.example/team-{image}/application@sha256:{image:064x}");
             json!({"names": [name, format!("registry.example/team-{image}/application:v1.2.{image}")], "sizeBytes": 123_456_789})
         })
         .collect();

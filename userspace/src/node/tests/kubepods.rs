@@ -219,10 +219,13 @@ proptest! {
         let uid = PodUid::new(UID).expect("a UID");
         let place = directories(&uid).nth(place).expect("one of twelve");
         let text = format!("0::/{}/{}", place.display(), names.join("/"));
-        match read(&text, first, "") {
-            Membership::Pod(owner) => prop_assert_eq!(owner.pod, uid),
-            other => prop_assert!(false, "{} is {:?}", text, other),
-        }
+        let found = read(&text, first, "");
+        prop_assert!(
+            matches!(&found, Membership::Pod(owner) if owner.pod == uid),
+            "{} is {:?}",
+            text,
+            found
+        );
     }
 
     #[test]

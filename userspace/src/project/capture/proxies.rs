@@ -33,7 +33,6 @@ pub(super) fn of(input: &Input<'_>, chosen: &Chosen<'_>, problems: &mut Vec<Prob
             paths.extend(&settings.proxy_cgroups);
         }
         CaptureMode::Node if enrolled.is_empty() => paths.extend(&settings.node_proxy_cgroup),
-        CaptureMode::InPod | CaptureMode::Node => {}
         CaptureMode::Sidecar if annotated.is_none() => {
             match own.and_then(|pod| input.facts.sidecars.get(&pod.name)) {
                 Some(Ok(path)) => paths.push(path),
@@ -44,7 +43,7 @@ pub(super) fn of(input: &Input<'_>, chosen: &Chosen<'_>, problems: &mut Vec<Prob
                 }
             }
         }
-        CaptureMode::Sidecar => {}
+        CaptureMode::InPod | CaptureMode::Node | CaptureMode::Sidecar => {}
     }
     for path in paths {
         match find(input, path) {
