@@ -86,8 +86,10 @@ pub(crate) fn configuration(
         "root": {"path": "rootfs", "readonly": security.read_only_root_filesystem == Some(true)},
         "mounts": all,
         "linux": {
+            // Without a cgroup namespace of its own: the agent would leave it for that of process 1, which cannot be
+            // looked at where this machine is a container itself.
             "namespaces": [
-                {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "cgroup"},
+                {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
                 {"type": "network", "path": netns},
             ],
             "maskedPaths": MASKED,
