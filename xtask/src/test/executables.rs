@@ -58,9 +58,10 @@ pub(super) fn build() -> Result<Vec<Executable>> {
     shell::step("building the agent and the tests");
     // The fixed place, so that the tests find the agent whatever CARGO_TARGET_DIR says.
     let target = shell::target("");
+    // Of the workspace, as the tests are: with `--package`, the crates below would have other features, and all be built twice.
     shell::cargo()
         .env("CARGO_TARGET_DIR", &target)
-        .args(["build", "--package", "sluice"])
+        .args(["build", "--workspace", "--bin", "sluice"])
         .run()?;
     let build = [
         "test",
