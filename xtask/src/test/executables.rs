@@ -24,6 +24,10 @@ const CLUSTER: [&str; 8] = [
     "observability",
 ];
 
+/// Test programs about what differs between the newer kernels: proving and attaching programs, taking over from another agent,
+/// and how kernel and model agree.
+const NEWER: [&str; 4] = ["agreement", "dataplane", "neveroff", "verifier"];
+
 /// What a test program touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
@@ -143,6 +147,14 @@ fn read(line: &str) -> Result<Option<Executable>> {
 }
 
 impl Executable {
+    /// Whether it runs on each of the kernels, or on the oldest only.
+    pub(super) fn differs_between_newer_kernels(&self) -> bool {
+        self.name
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| NEWER.contains(&name))
+    }
+
     /// Whether it tries the image of the agent, and has a test that would run.
     pub(super) fn needs_image(&self, filter: Option<&str>) -> Result<bool> {
         if self.name != "tests/deploy" {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -53,6 +53,7 @@ pub(super) fn run(tally: &mut Tally) -> Result<()> {
                 passed,
                 failed: 1 - passed,
                 ignored: 0,
+                duration: Duration::from_secs(SECONDS.into()),
             },
         );
     }

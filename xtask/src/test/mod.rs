@@ -39,6 +39,9 @@ const BROWSER: [(&str, &str); 1] = [("chromium", "chromium")];
 ///
 /// Tests that send packets make network namespaces and a cgroup of their own, which takes root; without it those
 /// that are about the kernel run in the virtual machines alone, and those about the cluster do not.
+///
+/// An emulated machine is slow: the oldest kernel, which differs most from this machine's, gets all of these tests, a newer one those of
+/// loading, attaching and life cycle. --thorough, --kernel and NAME ask for all of them on each.
 #[derive(Args)]
 pub(crate) struct Test {
     /// Do not start virtual machines.
@@ -47,6 +50,9 @@ pub(crate) struct Test {
     /// Only this kernel: 6.1, 6.12 or latest. May be given more than once.
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<String>,
+    /// All tests that send packets on every kernel: an hour and more without KVM.
+    #[arg(long, conflicts_with = "no_vm")]
+    thorough: bool,
     /// Only tests whose names contain this.
     #[arg(value_name = "NAME")]
     filter: Option<String>,
@@ -107,10 +113,6 @@ impl Test {
     }
 
     fn in_machines(&self, executables: &[Executable], tally: &mut Tally) -> Result<()> {
-        let about: Vec<&Executable> = executables.iter().filter(|e| e.scope == Scope::Kernel).collect();
-        let mut programs: Vec<PathBuf> = about.iter().map(|executable| executable.path.clone()).collect();
-        programs.push(executables::agent());
-        let script = script(&about, self.filter.as_deref())?;
         let kernels = match self.kernel.as_slice() {
             [] => vm::kernels::all()?,
             labels => labels
@@ -118,17 +120,33 @@ impl Test {
                 .map(|label| vm::kernels::find(label))
                 .collect::<Result<_>>()?,
         };
-        let outcomes = side_by_side(&kernels, |kernel| {
+        let all = self.thorough || !self.kernel.is_empty() || self.filter.is_some();
+        let machines: Vec<Machine> = kernels
+            .iter()
+            .enumerate()
+            .map(|(index, kernel)| {
+                let about = executables
+                    .iter()
+                    .filter(|executable| executable.scope == Scope::Kernel)
+                    .filter(|executable| all || index == 0 || executable.differs_between_newer_kernels())
+                    .collect();
+                Machine { kernel, about }
+            })
+            .collect();
+        let outcomes = side_by_side(&machines, |Machine { kernel, about }| {
             shell::step(&format!(
                 "the tests that send packets, on Linux {}",
                 kernel.release
             ));
+            let mut programs: Vec<PathBuf> = about.iter().map(|executable| executable.path.clone()).collect();
+            programs.push(executables::agent());
+            let script = script(kernel, about, self.filter.as_deref())?;
             vm::run(&vm::Job {
                 name: "test",
                 kernel,
                 programs: &programs,
                 tools: &TOOLS.map(|(tool, _)| tool),
-                files: &[(script.clone(), PathBuf::from("/run-tests"))],
+                files: &[(script, PathBuf::from("/run-tests"))],
                 command: &["/bin/sh", "/run-tests"],
                 env: &[
                     ("SLUICE_BIN", "/usr/local/bin/sluice"),
@@ -140,7 +158,7 @@ impl Test {
                 prefix: Some(&format!("{:>6} | ", kernel.label)),
             })
         });
-        for (kernel, outcome) in kernels.iter().zip(outcomes) {
+        for (Machine { kernel, about }, outcome) in machines.iter().zip(outcomes) {
             let outcome = outcome?;
             let place = format!("Linux {}", kernel.release);
             let counts = tally::read_all(&outcome.output);
@@ -167,6 +185,12 @@ impl Test {
         }
         Ok(())
     }
+}
+
+/// A virtual machine, and the test programs that run in it.
+struct Machine<'a> {
+    kernel: &'a vm::Kernel,
+    about: Vec<&'a Executable>,
 }
 
 /// Calls `run` for each, as many at once as there are processors: an emulated machine keeps one busy. The answers are in the
@@ -198,7 +222,7 @@ fn side_by_side<T: Sync, A: Send>(items: &[T], run: impl Fn(&T) -> A + Sync) -> 
 }
 
 /// The shell script that runs the tests in a guest.
-fn script(executables: &[&Executable], filter: Option<&str>) -> Result<PathBuf> {
+fn script(kernel: &vm::Kernel, executables: &[&Executable], filter: Option<&str>) -> Result<PathBuf> {
     use std::fmt::Write as _;
     let mut text = String::from("status=0\n");
     for executable in executables {
@@ -213,7 +237,7 @@ fn script(executables: &[&Executable], filter: Option<&str>) -> Result<PathBuf> 
         writeln!(text, "/usr/local/bin/{file}{filter} --color never || status=1")?;
     }
     text.push_str("exit $status\n");
-    let path = shell::target("vm/run-tests.sh");
+    let path = shell::target(format!("vm/run-tests-{}.sh", kernel.label));
     write(&path, &text)?;
     Ok(path)
 }

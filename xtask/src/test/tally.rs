@@ -8,6 +8,8 @@ pub(super) struct Counts {
     pub(super) passed: u64,
     pub(super) failed: u64,
     pub(super) ignored: u64,
+    /// How long the tests took, without starting the program.
+    pub(super) duration: Duration,
 }
 
 /// Finds what test programs said at their ends, in the order in which they ran:
@@ -23,10 +25,14 @@ fn read(line: &str) -> Option<Counts> {
             .split("; ")
             .find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok())
     };
+    let seconds = counts
+        .split("; ")
+        .find_map(|part| part.strip_prefix("finished in ")?.strip_suffix('s')?.parse().ok())?;
     Some(Counts {
         passed: count("passed")?,
         failed: count("failed")?,
         ignored: count("ignored")?,
+        duration: Duration::try_from_secs_f64(seconds).ok()?,
     })
 }
 
@@ -53,8 +59,11 @@ impl Tally {
         println!();
         for (place, name, counts) in &self.rows {
             println!(
-                "{place:places$}   {name:names$}   {:4} passed, {} failed, {} ignored",
-                counts.passed, counts.failed, counts.ignored
+                "{place:places$}   {name:names$}   {:4} passed, {} failed, {} ignored, {:4} s",
+                counts.passed,
+                counts.failed,
+                counts.ignored,
+                counts.duration.as_secs()
             );
         }
         let sum = |of: fn(&Counts) -> u64| self.rows.iter().map(|(_, _, counts)| of(counts)).sum::<u64>();
@@ -75,17 +84,19 @@ mod tests {
     fn reads_what_a_test_program_says_at_its_end() {
         let output = "running 3 tests\ntest a ... ok\n\
             test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
-            test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+            test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 61.50s\n";
         let expected = [
             Counts {
                 passed: 3,
                 failed: 0,
                 ignored: 1,
+                duration: Duration::from_millis(10),
             },
             Counts {
                 passed: 1,
                 failed: 2,
                 ignored: 0,
+                duration: Duration::from_millis(61_500),
             },
         ];
         assert_eq!(read_all(output), expected);
