@@ -14,8 +14,8 @@ use crate::{
 
 /// Run on a node: watch the state, keep the kernel's rules, answer questions.
 ///
-/// The network namespace that the agent runs in *is* the node. When it ends, the rules stay in the kernel and go on
-/// being enforced; only `sluice detach` removes them.
+/// The network namespace that the agent runs in *is* the node. When it ends, the rules stay in the
+/// kernel and go on being enforced; only `sluice detach` removes them.
 ///
 /// Example, from a directory of manifests:
 ///

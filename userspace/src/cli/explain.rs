@@ -14,8 +14,9 @@ use crate::{
 
 /// Say what would become of a packet, and why: the rule, its object, its generation.
 ///
-/// The answer is what the kernel does, because it is computed by the same function on the kernel's own maps.
-/// Exit code 3 if the packet would be denied, or the call refused by capture before there is one.
+/// The answer is what the kernel does, because it is computed by the same function on the kernel's
+/// own maps. Exit code 3 if the packet would be denied, or the call refused by capture before there
+/// is one.
 ///
 /// Examples:
 ///

@@ -15,9 +15,9 @@ use crate::{
 
 /// Show verdicts: the last ones, and with --follow those that come.
 ///
-/// Refusals are always recorded. What is allowed is reported only while somebody follows it, as that costs
-/// time per packet: `sluice observe --follow --verdict allow`. The first packet of a flow is shown at once,
-/// and what follows within a second together, with how many they were.
+/// Refusals are always recorded. What is allowed is reported only while somebody follows it, as
+/// that costs time per packet: `sluice observe --follow --verdict allow`. The first packet of a
+/// flow is shown at once, and what follows within a second together, with how many they were.
 ///
 /// Examples:
 ///

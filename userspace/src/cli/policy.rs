@@ -41,9 +41,9 @@ impl Policy {
 
 /// Check what may and may not be reached against a file of expectations.
 ///
-/// With --state nothing runs: the manifests of a directory are judged as if all pods were on one node.
-/// Without it the agent of this node is asked, on the rules that are in its kernel. Exit code 1 if an
-/// expectation is not met.
+/// With --state nothing runs: the manifests of a directory are judged as if all pods were on one
+/// node. Without it the agent of this node is asked, on the rules that are in its kernel. Exit code
+/// 1 if an expectation is not met.
 ///
 /// A file of expectations:
 ///
