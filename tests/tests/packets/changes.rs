@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{
-    Rig,
+    PATIENCE, Rig,
     bench::addresses::{REGISTERED, UNREGISTERED},
     echo::Echo,
     manifest::Policy,
@@ -120,6 +120,7 @@ fn no_packet_sees_half_of_a_change() -> Result<()> {
     let Rig {
         agent, bench, client, ..
     } = &mut rig;
+    let mut generation = agent.status()?["generation"].clone();
     thread::scope(|scope| -> Result<()> {
         let stream = scope.spawn(|| -> Result<()> {
             while !ends.load(Ordering::Relaxed) {
@@ -134,7 +135,11 @@ fn no_packet_sees_half_of_a_change() -> Result<()> {
             bench
                 .state()
                 .policy(&permitting(if turn % 2 == 0 { other } else { one }))?;
-            agent.settle()?;
+            let deadline = Instant::now() + PATIENCE;
+            while agent.settle()?["generation"] == generation {
+                ensure!(Instant::now() < deadline, "the agent stays at {generation}");
+            }
+            generation = agent.status()?["generation"].clone();
             thread::sleep(Duration::from_millis(10));
             Ok(())
         });
