@@ -47,6 +47,9 @@ pub(crate) struct Test {
     /// Do not start virtual machines.
     #[arg(long, conflicts_with = "kernel")]
     no_vm: bool,
+    /// Only in virtual machines.
+    #[arg(long, conflicts_with = "no_vm")]
+    no_host: bool,
     /// Only this kernel: 6.1, 6.12 or latest. May be given more than once.
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<String>,
@@ -66,8 +69,10 @@ impl Test {
         build_ebpf::build()?;
         let executables = executables::build()?;
         let mut tally = Tally::default();
-        self.on_host(&executables, &mut tally)?;
-        if self.filter.is_none() {
+        if !self.no_host {
+            self.on_host(&executables, &mut tally)?;
+        }
+        if !self.no_host && self.filter.is_none() {
             fuzz::run(&mut tally)?;
         }
         if !self.no_vm {
