@@ -28,6 +28,7 @@ pub mod node;
 pub mod object;
 pub mod objects;
 pub mod page;
+pub mod privileges;
 pub mod problem;
 pub mod project;
 pub mod rehearsal;

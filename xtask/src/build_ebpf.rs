@@ -45,10 +45,10 @@ pub(crate) fn build() -> Result<PathBuf> {
     shell::step(&format!("building the eBPF programs with {toolchain}"));
     for_bpf(toolchain.cargo(), "build")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
-        .args(["--bin", "sluice"])
+        .args(["--bin", "sluice-ebpf"])
         .run()?;
     let object = object_path();
-    publish(&target("bpf-build").join(TARGET).join("bpf/sluice"), &object)?;
+    publish(&target("bpf-build").join(TARGET).join("bpf/sluice-ebpf"), &object)?;
     Ok(object)
 }
 

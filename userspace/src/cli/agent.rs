@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::Common;
 use crate::{
     agent::{self, Settings},
-    node,
+    node, privileges,
 };
 
 /// Run on a node: watch the state, keep the kernel's rules, answer questions.
@@ -52,6 +52,7 @@ impl Agent {
                 self.settings.proc_root.display()
             );
         }
+        privileges::give_up()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
