@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
+use sluice::privileges::NEEDED;
 use sluice_tests::{
     Frame, Pod, Rig,
     bench::{
@@ -209,4 +210,33 @@ fn pins(directory: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+#[test]
+fn the_agent_gives_up_what_it_does_not_need() -> Result<()> {
+    let rig = Rig::start(&silent())?;
+    let pid = rig.agent.pid().context("the agent runs")?;
+    let needed = NEEDED
+        .iter()
+        .fold(0, |set, capability| set | capability.bitmask());
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))?;
+    let mut seen = 0;
+    for thread in threads {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let value = |field: &str| {
+            let mut fields = status.lines().filter_map(|line| line.split_once(":\t"));
+            fields.find_map(|(name, value)| (name == field).then_some(value))
+        };
+        for set in ["CapPrm", "CapEff"] {
+            let set = value(set).context("no capabilities")?;
+            ensure!(u64::from_str_radix(set, 16)? == needed, "{status}");
+        }
+        ensure!(value("CapInh") == Some("0000000000000000"), "{status}");
+        ensure!(value("NoNewPrivs") == Some("1"), "{status}");
+        // A filter.
+        ensure!(value("Seccomp") == Some("2"), "{status}");
+        seen += 1;
+    }
+    ensure!(seen > 1, "{seen} threads");
+    Ok(())
 }
