@@ -23,6 +23,7 @@ pub mod events;
 pub mod example;
 pub mod frame;
 pub mod http;
+pub mod installation;
 pub mod kubelet;
 pub mod manifest;
 pub mod netns;

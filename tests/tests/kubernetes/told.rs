@@ -1,10 +1,12 @@
 //! What the agent tells the cluster of itself, with the rights that an installation gives it.
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
-use sluice_tests::{Agent, ApiServer, Bench, PATIENCE, apiserver::User};
+use anyhow::{Result, ensure};
+use sluice_tests::{
+    Agent, ApiServer, Bench, PATIENCE,
+    installation::{BASE, account, install},
+};
 
 const POLICY: &str = "
 apiVersion: sluice.dev/v1alpha1
@@ -21,34 +23,14 @@ spec: {podCIDRs: [10.244.0.0/24]}
 status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}
 ";
 
-/// Applies a file of `deploy/base`, in the namespace that kustomize gives it.
-fn install(server: &ApiServer, file: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../deploy/base")
-        .join(file);
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    for mut object in serde_saphyr::from_multiple::<Value>(&text)? {
-        if matches!(
-            object["kind"].as_str(),
-            Some("Role" | "RoleBinding" | "ServiceAccount")
-        ) {
-            object["metadata"]["namespace"] = "sluice-system".into();
-        }
-        server.apply_object(&object)?;
-    }
-    Ok(())
-}
-
 #[test]
 fn kubectl_get_tells_that_a_policy_is_enforced() -> Result<()> {
     let bench = Bench::create()?;
     let server = ApiServer::start_in(bench.node())?;
-    install(&server, "crds.yaml")?;
-    install(&server, "rbac.yaml")?;
+    install(&server, &BASE)?;
     server.apply(NODE)?;
     server.apply(POLICY)?;
-    let account = User::ServiceAccount("sluice-system".to_owned(), "sluice".to_owned());
-    let kubeconfig = server.kubeconfig(&account)?;
+    let kubeconfig = server.kubeconfig(&account())?;
     let mut agent = Agent::prepare(&bench)?.with_kubeconfig(&kubeconfig.path());
     agent.restart()?;
     agent.settle()?;

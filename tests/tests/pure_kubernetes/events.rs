@@ -89,3 +89,45 @@ async fn the_first_denial_of_a_kind_is_an_event_on_the_pod() -> Result<()> {
     );
     Ok(())
 }
+
+/// Packets of one flow are told of together.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_packet_that_was_denied_counts_for_the_policy() -> Result<()> {
+    let server = cluster()?;
+    server.apply("{apiVersion: sluice.dev/v1alpha1, kind: EgressPolicy, metadata: {name: p}, spec: {}}")?;
+    let path = "/apis/sluice.dev/v1alpha1/egresspolicies/p";
+    let uid = server.get(path)?["metadata"]["uid"].as_str().map(str::to_owned);
+    let agent = Teller::start(&server, "one")?;
+    agent.publish(|published| {
+        let policy = Policy {
+            uid,
+            generation: Some(1),
+            ..Policy::default()
+        };
+        let pod = Pod {
+            policies: vec!["p".to_owned()],
+            ..Pod::default()
+        };
+        published.policies.insert("p".to_owned(), policy);
+        published.pods.insert(name(), pod);
+        published.nodes = nodes(&["one"]);
+    });
+    let state = |state: &'static str| {
+        let server = &server;
+        eventually(state, move || {
+            let entry = server.get(path)?["status"]["nodes"][0].clone();
+            Ok((entry["state"] == state).then_some(entry))
+        })
+    };
+    state("Enforcing").await?;
+    for count in [1, 41] {
+        let mut verdict = denial("not_permitted");
+        verdict.count = count;
+        agent.verdicts.push(verdict);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Counts alone would wait for a minute.
+    agent.publish(|published| published.state = State::Degraded);
+    assert_eq!(state("Degraded").await?["denied"], 42);
+    Ok(())
+}

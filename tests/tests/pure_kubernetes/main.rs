@@ -8,7 +8,7 @@ mod status;
 
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,39 +23,19 @@ use sluice::{
     },
     kubernetes::{self, Options},
 };
-use sluice_tests::{ApiServer, PATIENCE, apiserver::User};
+use sluice_tests::{
+    ApiServer, PATIENCE,
+    apiserver::User,
+    installation::{AMBIENT, BASE, account, install},
+};
 use tokio::{sync::watch, task::JoinSet};
-
-/// A file of `deploy/base`.
-fn base(file: &str) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../deploy/base")
-        .join(file);
-    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
 
 /// A server with what an installation brings: the kind, and who may do what.
 fn cluster() -> Result<ApiServer> {
     let server = ApiServer::start()?;
-    server.apply(&base("crds.yaml")?)?;
-    for mut object in serde_saphyr::from_multiple::<Value>(&base("rbac.yaml")?)? {
-        // As kustomize does.
-        if matches!(
-            object["kind"].as_str(),
-            Some("Role" | "RoleBinding" | "ServiceAccount")
-        ) {
-            object["metadata"]["namespace"] = NAMESPACE.into();
-        }
-        server.apply_object(&object)?;
-    }
+    install(&server, &BASE)?;
+    install(&server, &[AMBIENT])?;
     Ok(server)
-}
-
-const NAMESPACE: &str = "sluice-system";
-
-/// Whom agents are.
-fn account() -> User {
-    User::ServiceAccount(NAMESPACE.to_owned(), "sluice".to_owned())
 }
 
 /// An agent, as far as it tells the cluster.
@@ -115,8 +95,13 @@ fn nodes(names: &[&str]) -> Arc<BTreeSet<String>> {
 }
 
 /// Asks until it is so.
-async fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let until = Instant::now() + PATIENCE;
+async fn eventually<T>(what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    within(PATIENCE, what, ask).await
+}
+
+/// The same with a patience of its own.
+async fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let until = Instant::now() + patience;
     loop {
         if let Some(answer) = ask()? {
             return Ok(answer);

@@ -1,5 +1,6 @@
 //! The status of policies.
 
+use serde_json::json;
 use sluice::{
     agent::published::Published,
     objects::policy_status::{LISTED_NODES, reason},
@@ -83,6 +84,13 @@ async fn quiet(server: &ApiServer) -> Result<String> {
     }
 }
 
+/// Who writes what is about the cluster as a whole.
+fn holder(server: &ApiServer) -> Option<String> {
+    let lease = server.get("/apis/coordination.k8s.io/v1/namespaces/sluice-system/leases/sluice-status");
+    let lease = lease.ok()?;
+    lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_write_side_by_side_and_then_are_quiet() -> Result<()> {
     let server = cluster()?;
@@ -149,13 +157,7 @@ async fn a_node_that_is_gone_leaves_the_list() -> Result<()> {
     }
     let both = || Ok((listed(&server.get(PATH)?).len() == 2).then_some(()));
     eventually("both are listed", both).await?;
-    let holder = eventually("somebody holds the Lease", || {
-        let lease = server.get("/apis/coordination.k8s.io/v1/namespaces/sluice-system/leases/sluice-status");
-        Ok(lease
-            .ok()
-            .and_then(|lease| lease["spec"]["holderIdentity"].as_str().map(str::to_owned)))
-    })
-    .await?;
+    let holder = eventually("somebody holds the Lease", || Ok(holder(&server))).await?;
     let (stays, goes) = if holder == "one" { (one, two) } else { (two, one) };
     goes.stop();
     stays.publish(|published| published.nodes = nodes(&[&published.node]));
@@ -170,6 +172,52 @@ async fn a_node_that_is_gone_leaves_the_list() -> Result<()> {
         .context("managers")?;
     assert_eq!(managers.len(), 3, "its field manager is gone, too: {managers:?}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_agent_speaks_when_the_one_that_did_is_dead() -> Result<()> {
+    let server = cluster()?;
+    server.apply(POLICY)?;
+    let before = policy(&server)?;
+    let names = ["one", "two"];
+    let (one, two) = (Teller::start(&server, "one")?, Teller::start(&server, "two")?);
+    for agent in [&one, &two] {
+        agent.publish(with(&before, &names));
+    }
+    let first = eventually("somebody holds the Lease", || Ok(holder(&server))).await?;
+    let (lives, dead) = if first == "one" { (two, one) } else { (one, two) };
+    dead.stop();
+    server.patch(PATH, &json!({"spec": {"mode": "Audit"}}))?;
+    let mut changed = policy(&server)?;
+    changed.audit = true;
+    lives.publish(with(&changed, &names));
+    // The Lease has to run out.
+    let patience = PATIENCE + Duration::from_mins(1);
+    let object = within(patience, "the other one sums up", || {
+        let object = server.get(PATH)?;
+        Ok((condition(&object, "Enforced") == "False AuditMode").then_some(object))
+    })
+    .await?;
+    assert_ne!(holder(&server), Some(first));
+    assert_eq!(listed(&object).len(), 2, "the node of the dead is still there");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_has_to_wait_for_its_first_rules_speaks_as_soon_as_it_has_them() -> Result<()> {
+    let server = cluster()?;
+    server.apply(POLICY)?;
+    let policy = policy(&server)?;
+    let agent = Teller::start(&server, "one")?;
+    agent.publish(|published| published.applied = false);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    agent.publish(with(&policy, &["one"]));
+    // Not only when an agent that does not hold the Lease looks at it again.
+    within(Duration::from_secs(8), "it sums up", || {
+        let object = server.get(PATH)?;
+        Ok((object["status"]["enforcedOn"] == "1/1").then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,6 +55,7 @@ pub async fn run(client: Client, mut published: watch::Receiver<Arc<Published>>)
     let mut held = false;
     loop {
         let now = published.borrow_and_update().clone();
+        let able = is_able(&now);
         let wait = match common.turn(&mut lease, &now).await {
             Ok(holds) => {
                 failures.none();
@@ -74,7 +75,8 @@ pub async fn run(client: Client, mut published: watch::Receiver<Arc<Published>>)
             Err(error) => failures.one_more(&error),
         };
         tokio::select! {
-            changed = published.changed(), if held => {
+            // One who could not speak may be the only one.
+            changed = published.changed(), if held || !able => {
                 if changed.is_err() {
                     return;
                 }
@@ -83,6 +85,16 @@ pub async fn run(client: Client, mut published: watch::Receiver<Arc<Published>>)
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Whether there is anything to say. Who does not know the cluster lets another one speak; but of a policy that cannot be
+/// read nobody may know more.
+fn is_able(published: &Published) -> bool {
+    let unreadable = |problem: &Problem| {
+        let mut object = problem.object.iter();
+        problem.severity == Severity::Error && object.any(|object| object.kind == Kind::EgressPolicy)
+    };
+    published.applied || published.problems.iter().any(unreadable)
 }
 
 struct Common {
@@ -95,13 +107,7 @@ struct Common {
 impl Common {
     /// Writes what has changed, if this agent is to. Says whether it is.
     async fn turn(&mut self, lease: &mut Lease, published: &Published) -> kube::Result<bool> {
-        // Who does not know the cluster lets another one speak. But of a policy that cannot be read nobody may know more.
-        let unreadable = |problem: &Problem| {
-            let mut object = problem.object.iter();
-            problem.severity == Severity::Error && object.any(|object| object.kind == Kind::EgressPolicy)
-        };
-        let able = published.applied || published.problems.iter().any(unreadable);
-        if !able || !lease.hold().await? {
+        if !is_able(published) || !lease.hold().await? {
             return Ok(false);
         }
         let list = self.policies.list(&ListParams::default()).await?;
