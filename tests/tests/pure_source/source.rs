@@ -71,6 +71,30 @@ async fn gateways_on_other_nodes_are_watched_while_a_policy_names_them() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_not_taken_for_missing_before_its_pods_are_listed() -> Result<()> {
+    let gateway = pod(
+        "waypoint",
+        ", labels: {gateway.networking.k8s.io/gateway-name: waypoint}",
+    );
+    let mut stand = Stand::with(&[gateway.replace("node-1", "node-2")]).await?;
+    stand.complete().await?;
+    stand.server.delay(Duration::from_millis(300));
+    let gateways = "spec: {gateways: [{namespace: app, gateway: waypoint}]}";
+    stand.server.apply(&policy("one").replace("spec: {}", gateways))?;
+    let stores = stand
+        .until("the policy", |loaded| names(&loaded.stores) == ["one"])
+        .await?
+        .stores;
+    assert!(stores.pods.is_empty(), "nobody has listed them");
+    assert_eq!(stores.awaited_gateways, stores.policies["one"].gateways);
+    let listed = stand
+        .until("the gateway", |loaded| loaded.stores.pods.len() == 1)
+        .await?;
+    assert_eq!(listed.stores.awaited_gateways, []);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_forgets_is_listed_again() -> Result<()> {
     let mut stand = Stand::with(&[policy("one"), policy("two")]).await?;
     let before = stand.complete().await?.stores;

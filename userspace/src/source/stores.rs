@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     facts::PodName,
     objects::{
-        EgressPolicy, EndpointSlice, Gateway, Kind, Namespace, Node, ObjectName, ObjectRef, Pod, Service,
-        ServiceCidr, ServiceEntry, Stored,
+        EgressPolicy, EndpointSlice, Gateway, GatewayRef, Kind, Namespace, Node, ObjectName, ObjectRef, Pod,
+        Service, ServiceCidr, ServiceEntry, Stored,
     },
     problem::Origin,
 };
@@ -52,6 +52,8 @@ pub struct Stores {
     pub ignored: BTreeMap<UnknownKind, usize>,
     /// Of the pods, only those of this node are all there; of the others, those that somebody asks for.
     pub only_local_pods: bool,
+    /// Gateways that policies name, whose pods nobody has told of yet.
+    pub awaited_gateways: Vec<GatewayRef>,
     complete: bool,
 }
 
@@ -169,6 +171,7 @@ impl Stores {
             mut policies,
             ignored,
             only_local_pods: _,
+            awaited_gateways: _,
             complete: _,
         } = others;
         self.nodes.append(&mut nodes);

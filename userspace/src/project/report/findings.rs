@@ -56,7 +56,11 @@ pub(super) fn of_policy(
         None
     };
     let findings = [
-        (ConditionName::GatewaysFound, Severity::Warning, nobody(report)),
+        (
+            ConditionName::GatewaysFound,
+            Severity::Warning,
+            nobody(input, policy, report),
+        ),
         (ConditionName::ResolverReachable, Severity::Warning, resolver),
         (
             ConditionName::InternalKnown,
@@ -74,15 +78,13 @@ pub(super) fn of_policy(
     }
 }
 
-/// A gateway that no pod is.
-fn nobody(report: &PolicyReport) -> Option<String> {
-    let missing = report
-        .gateways
-        .iter()
-        .enumerate()
-        .filter(|(_, gateway)| gateway.pods.is_empty());
+/// A gateway that no pod is, as far as that can be said.
+fn nobody(input: &Input<'_>, policy: &EgressPolicy, report: &PolicyReport) -> Option<String> {
+    let awaited = &input.stores.awaited_gateways;
+    let named = policy.gateways.iter().zip(&report.gateways).enumerate();
+    let missing = named.filter(|(_, (named, gateway))| gateway.pods.is_empty() && !awaited.contains(named));
     let missing: Vec<_> = missing
-        .map(|(index, gateway)| match &gateway.gateway {
+        .map(|(index, (_, gateway))| match &gateway.gateway {
             Some(name) => format!("gateway {}/{name}", gateway.namespace),
             None => format!("spec.gateways[{index}] (a podSelector in {})", gateway.namespace),
         })

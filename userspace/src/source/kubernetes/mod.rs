@@ -18,7 +18,7 @@ mod target;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,7 +35,7 @@ use self::{
     watch::{Health, Watch},
 };
 use super::{Loaded, stores::Stores};
-use crate::objects::Kind;
+use crate::objects::{GatewayRef, Kind};
 
 /// For how long a change waits for others, so that they become one.
 const DEBOUNCE: Duration = Duration::from_millis(10);
@@ -108,6 +108,7 @@ impl Kubernetes {
 
     /// All objects as they are known now.
     pub fn load(&mut self) -> Loaded {
+        self.follow_gateways();
         let mut stores = Stores::of_one_node();
         for (watch, _) in self.gateways.values() {
             stores.absorb(watch.known().table.objects().clone());
@@ -115,7 +116,7 @@ impl Kubernetes {
         for watch in &self.watches {
             stores.absorb(watch.known().table.objects().clone());
         }
-        self.follow_gateways(&stores);
+        stores.awaited_gateways = self.awaited(&stores);
         self.complete = self.complete || self.all().all(|watch| self.is_whole(watch));
         stores.set_complete(self.complete);
         let problems = self.problems();
@@ -138,11 +139,14 @@ impl Kubernetes {
     }
 
     /// Watches the pods that are meant by the policies' gateways, and no others.
-    fn follow_gateways(&mut self, stores: &Stores) {
-        let gateways = stores.policies.values().flat_map(|policy| &policy.gateways);
-        let mut wanted: std::collections::BTreeSet<_> = gateways.map(Target::gateway).collect();
-        if !stores.policies.is_empty() {
-            wanted.insert(Target::resolver());
+    fn follow_gateways(&mut self) {
+        let mut wanted = BTreeSet::new();
+        for watch in &self.watches {
+            let known = watch.known();
+            for policy in known.table.objects().policies.values() {
+                wanted.extend(policy.gateways.iter().map(Target::gateway));
+                wanted.insert(Target::resolver());
+            }
         }
         self.gateways.retain(|target, (_, task)| {
             let stays = wanted.contains(target);
@@ -159,6 +163,16 @@ impl Kubernetes {
         }
         // Those that were aborted are forgotten.
         while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// The gateways of which it is not known yet whether there is a pod: a list is on its way.
+    fn awaited(&self, stores: &Stores) -> Vec<GatewayRef> {
+        let is_awaited = |gateway: &&GatewayRef| {
+            let watching = self.gateways.get(&Target::gateway(gateway));
+            watching.is_none_or(|(watch, _)| !watch.known().table.is_listed())
+        };
+        let gateways = stores.policies.values().flat_map(|policy| &policy.gateways);
+        gateways.filter(is_awaited).cloned().collect()
     }
 
     fn all(&self) -> impl Iterator<Item = &Watch> {
