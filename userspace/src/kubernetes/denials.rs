@@ -82,7 +82,7 @@ impl Denials {
         let pod = published.pods.get(name)?;
         self.counts.send_modify(|counts| {
             for policy in &pod.policies {
-                *counts.entry(policy.clone()).or_default() += 1;
+                *counts.entry(policy.clone()).or_default() += verdict.count;
             }
             counts.retain(|policy, _| published.policies.contains_key(policy));
         });
