@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use sluice_tests::Bench;
+use sluice_tests::{Bench, manifest::Policy};
 
 use crate::scrape::{self, Scrape};
 
@@ -81,6 +81,7 @@ fn labels(text: &str, brackets: [char; 2]) -> Option<Vec<&str>> {
 #[test]
 fn queries_ask_for_what_is_exported() -> Result<()> {
     let bench = Bench::create()?;
+    bench.state().policy(&Policy::default())?;
     let (_agent, address) = scrape::agent(&bench)?;
     let scrape = Scrape::make(&bench, address)?;
     let mut exported: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

@@ -7,6 +7,7 @@ use crate::{
     dataplane,
     metrics::{ProgramRuns, Snapshot},
     page::Overview,
+    project::ConditionName,
     source::Source,
 };
 
@@ -34,6 +35,7 @@ impl Agent {
             pending: known - status.endpoints,
             captured: count(captured),
             policies: status.policies.len(),
+            conditions: self.conditions(),
             destinations: status.destinations,
             rules: status.rules,
             problems: count(status.problems.iter().map(|problem| problem.severity)),
@@ -51,6 +53,15 @@ impl Agent {
             counts_runs: fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
                 .is_ok_and(|value| value.trim() == "1"),
         })
+    }
+
+    fn conditions(&self) -> Vec<(String, ConditionName, bool)> {
+        let policies = self.projection.report.policies.iter();
+        let conditions = policies.flat_map(|policy| {
+            let conditions = policy.conditions.iter();
+            conditions.map(|condition| (policy.name.clone(), condition.name, condition.ok))
+        });
+        conditions.collect()
     }
 }
 

@@ -68,6 +68,8 @@ catalogue! {
         "Network namespaces whose connections go to a proxy";
     POLICIES: Gauge "sluice_policies" []
         "EgressPolicies that the source has";
+    POLICY_CONDITION: Gauge "sluice_policy_condition" ["policy", "condition"]
+        "1 if what must be true for an EgressPolicy to do what one expects is so, 0 if not";
     DESTINATIONS: Gauge "sluice_destinations" []
         "Prefixes in the active rules";
     RULES: Gauge "sluice_rules" []

@@ -13,8 +13,8 @@ use prometheus_client::{
 use super::{
     catalogue::{
         AUDITS, BUILD, CAPTURED, DESTINATIONS, DROPS, Description, ENDPOINTS, FORWARDS, GENERATION,
-        LOST_EVENTS, LOST_FLOWS, MAP_PRESSURE, POLICIES, PROBLEMS, PROGRAM_RUNS, PROGRAM_SECONDS,
-        PROGRAM_STATISTICS, READY, REDIRECTS, REPAIRS, RULES, STATE, STATE_AGE,
+        LOST_EVENTS, LOST_FLOWS, MAP_PRESSURE, POLICIES, POLICY_CONDITION, PROBLEMS, PROGRAM_RUNS,
+        PROGRAM_SECONDS, PROGRAM_STATISTICS, READY, REDIRECTS, REPAIRS, RULES, STATE, STATE_AGE,
     },
     snapshot::Snapshot,
 };
@@ -51,6 +51,7 @@ impl Collector for Snapshot {
             pending,
             captured,
             policies,
+            conditions,
             destinations,
             rules,
             problems,
@@ -89,6 +90,13 @@ impl Collector for Snapshot {
             }),
         )?;
         out.gauge(POLICIES, policies)?;
+        out.gauges(
+            POLICY_CONDITION,
+            conditions.iter().map(|(policy, condition, met)| {
+                let labels = [("policy", policy.as_str()), ("condition", condition.word())];
+                (labels, u64::from(*met))
+            }),
+        )?;
         out.gauge(DESTINATIONS, destinations)?;
         out.gauge(RULES, rules)?;
         let severities = [Severity::Info, Severity::Warning, Severity::Error];

@@ -6,7 +6,7 @@ use crate::{
     agent::status::State,
     dataplane::{Counters, MapInfo},
     problem::Severity,
-    project::CaptureMode,
+    project::{CaptureMode, ConditionName},
 };
 
 /// The agent in numbers.
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub captured: BTreeMap<CaptureMode, usize>,
     /// How many policies there are.
     pub policies: usize,
+    /// What must be true of each, and whether it is.
+    pub conditions: Vec<(String, ConditionName, bool)>,
     /// How many prefixes.
     pub destinations: usize,
     /// How many permissions.

@@ -191,6 +191,17 @@ pub enum ConditionName {
     InternalKnown,
 }
 
+impl ConditionName {
+    /// As JSON and metrics have it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::GatewaysFound => "gateways_found",
+            Self::ResolverReachable => "resolver_reachable",
+            Self::InternalKnown => "internal_known",
+        }
+    }
+}
+
 /// How much there is of what is not listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
