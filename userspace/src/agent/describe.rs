@@ -77,7 +77,6 @@ impl Agent {
             }
         }
         let broken = !applied || problems.iter().any(|problem| problem.severity == Severity::Error);
-        let internal = self.internal();
         let desired = &self.projection.desired;
         let generation = self.dataplane.generation().0;
         self.status.state = match desired.enforcement {
@@ -99,7 +98,6 @@ impl Agent {
         self.status.destinations = desired.destinations.len();
         self.status.rules = desired.rules.len();
         self.status.policies = self.stores.policies.keys().cloned().collect();
-        self.status.internal = internal;
         self.status.ignored = self
             .stores
             .ignored
@@ -165,6 +163,7 @@ impl Agent {
     /// How the agent is, with the counters as they are now.
     pub(super) fn status(&self) -> Status {
         let mut status = self.status.clone();
+        status.internal = self.internal();
         match self.dataplane.counters() {
             Ok(counters) => {
                 status.lost = Lost {
