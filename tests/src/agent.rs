@@ -11,7 +11,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::{Bench, PATIENCE, Pod, bench::UPLINK, events::Events, manifest::NODE, netns::Netns};
@@ -28,7 +32,9 @@ pub struct Agent {
     netns: Arc<Netns>,
     /// Where the agent learns of the cluster: `--state DIR` or `--kubeconfig FILE`.
     source: [OsString; 2],
-    cgroup: PathBuf,
+    cgroup: Option<PathBuf>,
+    /// What is done in a shell before the agent is started in its place.
+    before: String,
     arguments: Vec<String>,
     shows_log: bool,
     directory: TempDir,
@@ -50,7 +56,8 @@ impl Agent {
             binary: binary()?,
             netns: Arc::clone(bench.node()),
             source: ["--state".into(), bench.state().path().into()],
-            cgroup: bench.cgroup().path().to_owned(),
+            cgroup: Some(bench.cgroup().path().to_owned()),
+            before: String::new(),
             arguments: Vec::new(),
             shows_log: true,
             directory,
@@ -83,6 +90,16 @@ impl Agent {
     pub fn quiet(mut self) -> Self {
         self.shows_log = false;
         self
+    }
+
+    /// From its next start on: without hooks on cgroups.
+    pub fn without_cgroups(&mut self) {
+        self.cgroup = None;
+    }
+
+    /// From its next start on: by a shell that does this before, as for `ulimit`.
+    pub fn started_after(&mut self, commands: &str) {
+        commands.clone_into(&mut self.before);
     }
 
     /// Path of the agent's binary.
@@ -128,14 +145,18 @@ impl Agent {
     }
 
     fn agent_command(&self, run_dir: &Path) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new("/bin/sh");
+        let script = format!("{}\nexec \"$0\" \"$@\"", self.before);
+        command.arg("-c").arg(script).arg(&self.binary);
         command.arg("agent").arg("--node").arg(NODE).args(&self.source);
         command
             .arg("--run-dir")
             .arg(run_dir)
             .arg("--bpffs")
             .arg(self.bpffs());
-        command.arg("--cgroup-root").arg(&self.cgroup);
+        if let Some(cgroup) = &self.cgroup {
+            command.arg("--cgroup-root").arg(cgroup);
+        }
         // The bench's uplink is a veth, which looks like a pod's device.
         command.args(["--uplink", UPLINK, "--log", "info,sluice=debug"]);
         command.args(&self.arguments);
@@ -212,6 +233,21 @@ impl Agent {
         if let Some(mut child) = self.child.take() {
             child.kill().context("killing the agent")?;
             child.wait().context("waiting for the agent")?;
+        }
+        Ok(())
+    }
+
+    /// Ends the process as a container runtime does: SIGTERM, and it may take its time.
+    pub fn terminate(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            let pid = Pid::from_raw(child.id().try_into()?);
+            signal::kill(pid, Signal::SIGTERM).context("terminating the agent")?;
+            let status = child.wait().context("waiting for the agent")?;
+            ensure!(
+                status.success(),
+                "the agent ended with {status}:\n{}",
+                self.log_tail()
+            );
         }
         Ok(())
     }

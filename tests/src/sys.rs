@@ -5,10 +5,15 @@
 )]
 
 use std::{
-    io,
+    ffi::CString,
+    fs, io,
     mem::{size_of, zeroed},
     net::IpAddr,
-    os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
     time::Duration,
 };
 
@@ -240,6 +245,44 @@ pub fn receive_frame(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<(usiz
         received,
         if outgoing { Direction::Out } else { Direction::In },
     )))
+}
+
+/// A link that is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinnedLink {
+    /// Its number.
+    pub link: u32,
+    /// The number of the program that it runs.
+    pub program: u32,
+}
+
+/// What the kernel says of the link at this pin.
+pub fn pinned_link(pin: &Path) -> io::Result<PinnedLink> {
+    const OBJ_GET: u32 = 7;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    // A path; neither a descriptor nor flags.
+    let mut attr: [u64; 2] = [path.as_ptr().addr() as u64, 0];
+    // SAFETY: `attr` is laid out like the head of the union for `BPF_OBJ_GET`, its length is passed, and the path lives
+    // through the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw mut attr, size_of_val(&attr)) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the command returns a new descriptor, which nobody else owns.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let number = |field: &str| {
+        let value = info
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let number = value.and_then(|value| value.trim().parse().ok());
+        number.ok_or_else(|| io::Error::other(format!("no {field} in {info:?}")))
+    };
+    Ok(PinnedLink {
+        link: number("link_id")?,
+        program: number("prog_id")?,
+    })
 }
 
 /// Loads a program of traffic control that does nothing but answer `verdict`; `name` is at most 15 octets long.

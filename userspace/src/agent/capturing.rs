@@ -35,7 +35,8 @@ pub(super) struct Capturing {
     failed: BTreeMap<NetnsCookie, String>,
     zds: Option<zds::Server>,
     handles: BTreeMap<NetnsCookie, Arc<OwnedFd>>,
-    proxies: BTreeSet<ProxyCgroup>,
+    /// Those whose questions are answered; what an earlier agent left is not known.
+    proxies: Option<BTreeSet<ProxyCgroup>>,
     /// Whether the node's routing may be there, by this agent or the last.
     routing: bool,
     /// The proxies that have connected, here or with an agent before this one.
@@ -69,7 +70,7 @@ impl Capturing {
             failed: BTreeMap::new(),
             zds,
             handles: BTreeMap::new(),
-            proxies: BTreeSet::new(),
+            proxies: None,
             routing: true,
             known: KnownProxies::open(run_dir),
             connected: BTreeSet::new(),
@@ -149,11 +150,9 @@ impl Capturing {
                 path: proxy.path.clone(),
             })
             .collect();
-        if proxies != self.proxies {
+        if self.proxies.as_ref() != Some(&proxies) {
             let errors = dataplane.sync_proxies(&proxies);
-            if errors.is_empty() {
-                self.proxies = proxies;
-            }
+            self.proxies = errors.is_empty().then_some(proxies);
             for error in errors {
                 problems.push(Problem::new(Severity::Error, error.to_string()));
             }

@@ -254,9 +254,8 @@ impl Agent {
         let Some(view) = view else { return };
         let newcomers = self.newcomers(view);
         let devices: Vec<dataplane::Device> = view.links.iter().map(device).collect();
-        for error in self.dataplane.sync_devices(&devices) {
-            problems.push(Problem::new(Severity::Error, error.to_string()));
-        }
+        problems.extend(self.dataplane.sync_devices(&devices).iter().map(severe));
+        problems.extend(self.dataplane.mend_cgroup().err().as_ref().map(severe));
         for _ in 0..newcomers {
             self.delays.enforced(seen.elapsed());
         }
@@ -274,12 +273,24 @@ impl Agent {
 
     /// Loads the rules, and has captured pods enrolled around that. `false` if the kernel still has others.
     fn load(&mut self, view: &View, seen: Instant, problems: &mut Vec<Problem>) -> bool {
+        let succeeds = self.dataplane.has_predecessor();
+        if succeeds {
+            // Nobody judges by our rules before they are there.
+            if !self.apply(seen, problems) {
+                return false;
+            }
+            problems.extend(self.dataplane.inherit().iter().map(severe));
+        }
         let pods = view.links.iter().filter(|link| link.role == Role::Pod);
         let devices = pods.map(|link| link.name.as_str());
         self.capturing
             .prepare(&self.projection.captured, devices, problems);
         if !self.apply(seen, problems) {
             return false;
+        }
+        if succeeds {
+            let devices: Vec<_> = view.links.iter().map(device).collect();
+            problems.extend(self.dataplane.succeed(&devices).iter().map(severe));
         }
         let captured = &self.projection.captured;
         self.capturing.finish(captured, &self.dataplane, problems);
@@ -344,6 +355,10 @@ async fn rewritten(installation: Option<&mut Installation>) {
         Some(installation) => installation.changed().await,
         None => std::future::pending().await,
     }
+}
+
+fn severe(error: &dataplane::Error) -> Problem {
+    Problem::new(Severity::Error, error.to_string())
 }
 
 fn device(link: &node::Link) -> dataplane::Device {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::Ebpf;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Error,
@@ -28,6 +28,28 @@ pub(super) fn sync(ebpf: &Ebpf, pins: &Pins, root: Option<&Path>) -> Result<(), 
     }
     Ok(())
 }
+
+/// Puts back what somebody has taken off the root. Returns how many programs that were.
+pub(super) fn mend(ebpf: &Ebpf, pins: &Pins, root: &Path) -> Result<u64, Error> {
+    let mut mended = 0;
+    for (name, place) in CGROUP_PROGRAMS {
+        let pin = pins.cgroup_link(name);
+        let current = programs::number(ebpf, name)?;
+        let runs = |link: Link| {
+            link.info()
+                .is_ok_and(|info| info.program == current && info.target != GONE)
+        };
+        if !Link::from_pin(&pin).is_ok_and(runs) {
+            attach(ebpf, pin, root, name, place)?;
+            warn!(hook = name, "our program had been taken off the cgroup");
+            mended += 1;
+        }
+    }
+    Ok(mended)
+}
+
+/// What a link says that was detached, or whose cgroup has gone.
+const GONE: Target = Target::Cgroup(0);
 
 /// A cgroup of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -24,9 +24,8 @@ pub fn detach(options: &Options) -> Result<Vec<String>, Error> {
     if !bpffs.exists() {
         return Ok(removed);
     }
-    for version in pins::names(bpffs)?.iter().filter(|name| is_version(name)) {
-        detach_links(&bpffs.join(version).join("links"), &mut removed)?;
-        remove_tree(&bpffs.join(version), &mut removed)?;
+    for pins in Pins::all(bpffs)? {
+        removed.extend(detach_version(&pins)?);
     }
     if pins::remove(&Pins::new(bpffs).mounted())? {
         umount(bpffs).map_err(|errno| Error::Mount {
@@ -42,6 +41,14 @@ pub fn detach(options: &Options) -> Result<Vec<String>, Error> {
     Ok(removed)
 }
 
+/// Removes what is pinned by one version.
+pub(super) fn detach_version(pins: &Pins) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    detach_links(&pins.links(), &mut removed)?;
+    remove_tree(&pins.version(), &mut removed)?;
+    Ok(removed)
+}
+
 fn detach_links(links: &Path, removed: &mut Vec<String>) -> Result<(), Error> {
     for name in in_order(pins::names(links)?) {
         let path = links.join(&name);
@@ -54,7 +61,7 @@ fn detach_links(links: &Path, removed: &mut Vec<String>) -> Result<(), Error> {
             }
             // Of pods, and of cgroups.
             None => take_off_link(&path)?.then(|| {
-                name.strip_prefix("cgroup-").map_or_else(
+                pins::parse_cgroup_link(&name).map_or_else(
                     || format!("program {name}"),
                     |hook| format!("program {hook} from the cgroup"),
                 )
@@ -111,11 +118,6 @@ fn name_of(device: IfIndex) -> Option<String> {
     let devices = if_nameindex().ok()?;
     let found = devices.iter().find(|found| found.index() == device.0)?;
     Some(found.name().to_string_lossy().into_owned())
-}
-
-fn is_version(name: &str) -> bool {
-    name.strip_prefix('v')
-        .is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 fn remove_tree(path: &Path, removed: &mut Vec<String>) -> Result<(), Error> {

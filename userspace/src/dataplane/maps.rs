@@ -159,14 +159,19 @@ pub(super) struct RuleMaps {
 impl RuleMaps {
     /// The bank that the programs read, and what is true for all of it.
     pub(super) fn active(&self) -> Result<(Bank, Header), Error> {
-        let Shared(bank) = self
-            .active
-            .get(&0, 0)
-            .map_err(|source| Error::map("ACTIVE", source))?;
-        let header = self.headers.get(&bank.index(), 0);
-        let Shared(header) = header.map_err(|source| Error::map("HEADERS", source))?;
-        Ok((bank, header))
+        read_header(&self.active, &self.headers)
     }
+}
+
+pub(super) fn read_header(
+    active: &Array<MapData, Shared<Bank>>,
+    headers: &Array<MapData, Shared<Header>>,
+) -> Result<(Bank, Header), Error> {
+    let active = active.get(&0, 0);
+    let Shared(bank) = active.map_err(|source| Error::map("ACTIVE", source))?;
+    let header = headers.get(&bank.index(), 0);
+    let Shared(header) = header.map_err(|source| Error::map("HEADERS", source))?;
+    Ok((bank, header))
 }
 
 /// What the programs remember.

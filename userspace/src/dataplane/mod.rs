@@ -20,6 +20,7 @@ mod occupancy;
 mod pins;
 mod programs;
 pub(crate) mod qdisc;
+mod succession;
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
@@ -43,6 +44,7 @@ use self::{
     links::{Done, Links},
     maps::{FlowMaps, Maps, ReportMaps},
     pins::Pins,
+    succession::Succession,
 };
 use crate::{
     desired::Desired,
@@ -107,6 +109,7 @@ pub struct Dataplane {
     attached: Attached,
     repairs: u64,
     cgroup_root: Option<PathBuf>,
+    succession: Succession,
 }
 
 /// Programs on devices, in one of the two ways.
@@ -117,7 +120,8 @@ enum Attached {
 
 impl Dataplane {
     /// Loads the programs, or takes over from the last agent: its rules stay active, its links get the new programs
-    /// without a packet in between.
+    /// without a packet in between. If that was another version's, nothing is attached before the first rules; see
+    /// [`Dataplane::has_predecessor`].
     ///
     /// To be called in the node's network namespace, by one process at a time.
     pub fn open(options: &Options) -> Result<Self, Error> {
@@ -129,6 +133,7 @@ impl Dataplane {
         let Options { bpffs, cgroup_root } = options;
         let pins = Pins::new(bpffs);
         pins.prepare()?;
+        let mut succession = Succession::begin(&pins)?;
         let mut ebpf = programs::open_object(&pins)?;
         for name in programs::all() {
             programs::load(&mut ebpf, name)?;
@@ -142,7 +147,12 @@ impl Dataplane {
             reports,
         } = Maps::take(&mut ebpf)?;
         let banks = Banks::open(rules)?;
-        cgroups::sync(&ebpf, &pins, cgroup_root.as_deref())?;
+        if banks.generation() == Generation(0) {
+            succession.wait_without_rules(&pins)?;
+        }
+        if !succession.waits() {
+            cgroups::sync(&ebpf, &pins, cgroup_root.as_deref())?;
+        }
         info!(bpffs = %bpffs.display(), ?mode, generation = banks.generation().0, "programs are loaded");
         let attached = match mode {
             AttachMode::Tcx => Attached::Tcx(Links::default()),
@@ -157,6 +167,7 @@ impl Dataplane {
             attached,
             repairs: 0,
             cgroup_root: cgroup_root.clone(),
+            succession,
         })
     }
 
@@ -165,9 +176,10 @@ impl Dataplane {
         self.banks.generation()
     }
 
-    /// What the active generation does to senders of whom nothing is known.
+    /// What the active generation does to senders of whom nothing is known; another version's, while that one judges.
     pub fn enforcement(&self) -> Enforcement {
-        self.banks.enforcement()
+        let judges = self.succession.enforcement();
+        judges.unwrap_or_else(|| self.banks.enforcement())
     }
 
     /// Brings the rules to `desired` in one step. `None` if they are so already.
@@ -207,9 +219,13 @@ impl Dataplane {
 
     /// Brings the programs onto these devices and off all others; returns what did not work.
     ///
-    /// A program that was taken away or put behind another is put back.
+    /// A program that was taken away or put behind another is put back. While another version's programs judge, nothing
+    /// is done: without rules ours would let out what those do not.
     pub fn sync_devices(&mut self, devices: &[Device]) -> Vec<Error> {
         let mut errors = Vec::new();
+        if self.succession.waits() {
+            return errors;
+        }
         // A link takes the kernel a grace period, so what enforces comes first on all of them.
         for place in 0..2 {
             for device in devices {
@@ -224,6 +240,15 @@ impl Dataplane {
             .collect();
         errors.extend(self.detach_others(&wanted).err());
         errors
+    }
+
+    /// Puts back programs that somebody has taken off the cgroup.
+    pub fn mend_cgroup(&mut self) -> Result<(), Error> {
+        let Some(root) = self.cgroup_root.as_deref().filter(|_| !self.succession.waits()) else {
+            return Ok(());
+        };
+        self.repairs += cgroups::mend(&self.ebpf, &self.pins, root)?;
+        Ok(())
     }
 
     /// The programs that go inside pods.
@@ -262,6 +287,9 @@ impl Dataplane {
 
     /// Brings the programs onto one device, at once and whatever else is to do; returns what did not work.
     pub fn attach(&mut self, device: &Device) -> Vec<Error> {
+        if self.succession.waits() {
+            return Vec::new();
+        }
         device
             .hooks()
             .iter()

@@ -21,6 +21,7 @@ use ebpf::rules::ABI;
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::{AccessFlags, access},
 };
 
 use super::Error;
@@ -28,28 +29,54 @@ use crate::facts::IfIndex;
 
 /// Names in a bpffs have no dots (`bpf_lookup` in `kernel/bpf/inode.c`).
 const MOUNTED: &str = "mounted";
+/// What the pin of a program on the cgroup begins with.
+const CGROUP: &str = "cgroup-";
 /// What the pin of a program on a proxy's cgroup begins with.
 const PROXY: &str = "proxy-";
+/// What the pin of a program inside a pod begins with; see `inpod`.
+const POD: &str = "pod-";
 
 /// The directories of one ABI version.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
     bpffs: PathBuf,
+    abi: u32,
 }
 
 impl Pins {
+    /// Those of our version.
     pub(super) fn new(bpffs: &Path) -> Self {
         Self {
             bpffs: bpffs.to_owned(),
+            abi: ABI,
         }
+    }
+
+    /// Those of every version that is there, the newest first.
+    pub(super) fn all(bpffs: &Path) -> Result<Vec<Self>, Error> {
+        let names = names(bpffs)?;
+        let mut versions: Vec<u32> = names.iter().filter_map(|name| parse_version(name)).collect();
+        versions.sort_unstable();
+        let pins = versions.into_iter().rev().map(|abi| Self {
+            bpffs: bpffs.to_owned(),
+            abi,
+        });
+        Ok(pins.collect())
+    }
+
+    /// Those of every other version that is there, the newest first.
+    pub(super) fn others(&self) -> Result<Vec<Self>, Error> {
+        let mut others = Self::all(&self.bpffs)?;
+        others.retain(|other| other.abi != self.abi);
+        Ok(others)
     }
 
     pub(super) fn mounted(&self) -> PathBuf {
         self.bpffs.join(MOUNTED)
     }
 
-    fn version(&self) -> PathBuf {
-        self.bpffs.join(format!("v{ABI}"))
+    pub(super) fn version(&self) -> PathBuf {
+        self.bpffs.join(format!("v{}", self.abi))
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -69,7 +96,7 @@ impl Pins {
     }
 
     pub(super) fn cgroup_link(&self, hook: &str) -> PathBuf {
-        self.links().join(format!("cgroup-{hook}"))
+        self.links().join(format!("{CGROUP}{hook}"))
     }
 
     pub(super) fn proxy_link(&self, cgroup: u64) -> PathBuf {
@@ -96,7 +123,11 @@ impl Pins {
         for name in ["maps", "programs", "links"] {
             make_dir(&self.version().join(name))?;
         }
-        Ok(())
+        let version = self.version();
+        access(&version, AccessFlags::W_OK).map_err(|errno| Error::Directory {
+            path: version,
+            source: errno.into(),
+        })
     }
 }
 
@@ -104,6 +135,21 @@ impl Pins {
 pub(super) fn parse_device_link(name: &str) -> Option<(IfIndex, &str)> {
     let (index, hook) = name.split_once('-')?;
     Some((IfIndex(index.parse().ok()?), hook))
+}
+
+/// The ABI number of a directory.
+fn parse_version(name: &str) -> Option<u32> {
+    name.strip_prefix('v')?.parse().ok()
+}
+
+/// The hook of a pin on the cgroup, by its name.
+pub(super) fn parse_cgroup_link(name: &str) -> Option<&str> {
+    name.strip_prefix(CGROUP)
+}
+
+/// Whether this is the pin of a program inside a pod.
+pub(super) fn is_pod_link(name: &str) -> bool {
+    name.starts_with(POD)
 }
 
 /// The number of a proxy's cgroup, by the name of the pin.
@@ -178,6 +224,17 @@ pub(super) fn names(path: &Path) -> Result<Vec<String>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_of_other_versions_is_the_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["v2", "v10", "v9", &format!("v{ABI}"), "vx", "mounted"] {
+            make_dir(&directory.path().join(name)).expect("a directory in it");
+        }
+        let others = Pins::new(directory.path()).others().expect("a directory");
+        let names: Vec<_> = others.iter().map(|pins| pins.version()).collect();
+        assert_eq!(names, ["v10", "v9", "v2"].map(|name| directory.path().join(name)));
+    }
 
     #[test]
     fn the_name_of_a_pin_reads_back() {

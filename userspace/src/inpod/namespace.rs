@@ -198,8 +198,14 @@ impl Namespace {
             }
         }
         match step.tools.mode {
-            AttachMode::Tcx if record.links.is_none() => record.links = Some(step.tools.links.clone()),
-            AttachMode::Tcx => {}
+            AttachMode::Tcx => match &record.links {
+                // Of another version's agent. What is there is adopted; the record follows when all has been looked through.
+                Some(links) if *links != step.tools.links => {
+                    tcx::move_pins(links, &step.tools.links, record.cookie)?;
+                }
+                Some(_) => {}
+                None => record.links = Some(step.tools.links.clone()),
+            },
             AttachMode::Clsact => {
                 let carriers = clsact::carriers(&step.talk)?;
                 let will = step.devices.iter().filter(|(_, program)| program.is_some());

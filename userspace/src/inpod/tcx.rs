@@ -43,6 +43,21 @@ pub(super) fn pins(links: &Path, cookie: NetnsCookie) -> Result<Vec<PathBuf>, Er
     Ok(ours.map(|entry| entry.path()).collect())
 }
 
+/// Moves all pins of a namespace to another directory; the links stay as they are. Between two file systems that does not
+/// work: there they stay where they are.
+pub(super) fn move_pins(from: &Path, to: &Path, cookie: NetnsCookie) -> Result<(), Error> {
+    for pin in pins(from, cookie)? {
+        let Some(name) = pin.file_name() else { continue };
+        match fs::rename(&pin, to.join(name)) {
+            Err(source) if source.kind() != io::ErrorKind::CrossesDevices => {
+                return Err(pin_error(&pin, source));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Whether the program is on the device, and before all others.
 pub(super) fn is_first(device: IfIndex, loaded: &Loaded) -> bool {
     programs_on_device(device.0, loaded.program().place())
