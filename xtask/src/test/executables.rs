@@ -11,13 +11,14 @@ use serde::Deserialize;
 use super::tally::{self, Counts};
 use crate::shell;
 
-/// Test programs about the cluster's side of the agent (its API server, its pods' processes, what is installed on a node),
-/// in which no kernel differs from another. They run on this machine only: emulated, they would take longer than all others.
-const CLUSTER: [&str; 8] = [
+/// Test programs about the cluster's side of the agent (its API server, its pods' processes, what is installed on a node) and
+/// about what it stands on, in which no kernel differs from another. They run on this machine only: emulated, they would take longer than all others.
+const CLUSTER: [&str; 9] = [
     "browser",
     "cni",
     "deploy",
     "examples",
+    "faults",
     "finding",
     "kubernetes",
     "leak",

@@ -1,0 +1,5 @@
+//! Whatever goes wrong on the node, nothing gets out for it.
+
+mod common;
+mod devices;
+mod resources;
