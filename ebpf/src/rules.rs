@@ -5,6 +5,7 @@
 //! change, whatever its size, and the previous generation stays complete until nobody can be reading it.
 
 pub mod capacity;
+pub mod cgroup_depth;
 pub mod device_slot;
 mod endpoint;
 

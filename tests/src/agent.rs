@@ -18,10 +18,13 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{Bench, PATIENCE, Pod, bench::UPLINK, events::Events, manifest::NODE, netns::Netns};
+use crate::{Bench, PATIENCE, Pod, bench::UPLINK, cgroup, events::Events, manifest::NODE, netns::Netns};
 
 /// Path of the agent to test.
 const BINARY: &str = "SLUICE_BIN";
+/// Makes namespaces' own views of processes and of cgroups where they are looked for, then runs the rest.
+const OWN_VIEWS: &str =
+    "mount -t proc proc /proc && umount -l \"$0\" && mount -t cgroup2 none \"$0\" && exec \"$@\"";
 /// Lines of the agent's log that a failed test shows.
 const LOG_LINES: usize = 60;
 
@@ -36,6 +39,7 @@ pub struct Agent {
     /// What is done in a shell before the agent is started in its place.
     before: String,
     arguments: Vec<String>,
+    is_nested: bool,
     shows_log: bool,
     directory: TempDir,
     child: Option<Child>,
@@ -59,6 +63,7 @@ impl Agent {
             cgroup: Some(bench.cgroup().path().to_owned()),
             before: String::new(),
             arguments: Vec::new(),
+            is_nested: false,
             shows_log: true,
             directory,
             child: None,
@@ -83,6 +88,13 @@ impl Agent {
     pub fn with_kubeconfig(mut self, kubeconfig: &Path) -> Self {
         self.source = ["--kubeconfig".into(), kubeconfig.into()];
         self
+    }
+
+    /// On a node that is a container: in a cgroup namespace and a PID namespace of its own.
+    pub fn nested(mut self, bench: &Bench) -> Result<Self> {
+        self.is_nested = true;
+        self.cgroup = Some(bench.cgroup().path_in_namespace()?);
+        Ok(self)
     }
 
     /// Without the end of its log on standard error when it is dropped.
@@ -137,6 +149,9 @@ impl Agent {
                 .open(self.log())
                 .context("opening the agent's log")?;
             let mut command = self.agent_command(&self.run_dir());
+            if self.is_nested {
+                command = nest(&command)?;
+            }
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
             let child = self.netns.run(|| command.spawn())?;
             self.child = Some(child.with_context(|| format!("running {}", self.binary.display()))?);
@@ -346,6 +361,23 @@ impl Drop for Agent {
             eprintln!("unmounting {}: {error}", self.bpffs().display());
         }
     }
+}
+
+/// The same command, as on a node that is a container.
+fn nest(command: &Command) -> Result<Command> {
+    let mut nested = Command::new("unshare");
+    nested.args([
+        "--cgroup",
+        "--mount",
+        "--propagation",
+        "slave",
+        "--pid",
+        "--fork",
+        "--kill-child",
+    ]);
+    nested.args(["sh", "-c", OWN_VIEWS]).arg(cgroup::root()?);
+    nested.arg(command.get_program()).args(command.get_args());
+    Ok(nested)
 }
 
 /// The agent's binary: named by the environment, or what cargo has built beside this test.

@@ -47,6 +47,11 @@ impl Cgroup {
         &self.path
     }
 
+    /// Its directory as it is seen from a cgroup namespace of the process's own.
+    pub fn path_in_namespace(&self) -> Result<PathBuf> {
+        Ok(root()?.join(self.path.strip_prefix(home()?)?))
+    }
+
     /// Moves the calling thread into it.
     pub fn join(&self) -> Result<()> {
         let threads = self.path.join("cgroup.threads");

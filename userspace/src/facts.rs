@@ -121,6 +121,8 @@ pub struct Facts {
     pub cgroups: BTreeMap<PathBuf, Result<Cgroup, String>>,
     /// The cgroups of sidecars that were found by their containers, or why one was not; they are among `cgroups`.
     pub sidecars: BTreeMap<PodName, Result<PathBuf, String>>,
+    /// The cgroups around those of all pods.
+    pub around_pods: Vec<Cgroup>,
     /// The node's own network namespace.
     pub netns: Option<NetnsCookie>,
 }

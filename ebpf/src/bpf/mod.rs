@@ -20,6 +20,7 @@
 
 mod call;
 mod captures;
+mod depth;
 mod flows;
 mod guard;
 mod in_pod;

@@ -69,13 +69,13 @@ impl Generation {
         }
     }
 
-    /// The endpoint of the first cgroup, from the root down, that is one.
+    /// The endpoint of the innermost cgroup that is one.
     #[inline(always)]
     pub(super) fn endpoint_by_cgroup(&self, cgroup_at: impl Fn(u32) -> u64) -> Option<(Identity, &Endpoint)> {
         if self.header.cgroup_levels() == 0 {
             return None;
         }
-        for level in 1..CGROUP_LEVELS {
+        for level in (1..CGROUP_LEVELS).rev() {
             if self.header.has_cgroups_at(level) {
                 let identity = Identity::Cgroup(cgroup_at(level));
                 if let Some(endpoint) = self.endpoint(identity) {

@@ -206,6 +206,13 @@ impl Skb {
         unsafe { (*self.0).mark = (self.mark() & !bits) | (mark & bits) }
     }
 
+    /// What is asked, of a program that only answers.
+    #[inline(always)]
+    pub(super) fn words(&self) -> [u32; 2] {
+        // SAFETY: as in `device`.
+        unsafe { [(*self.0).cb[0], (*self.0).cb[1]] }
+    }
+
     /// Answers a replay.
     #[inline(always)]
     pub(super) fn answer_replay(&self, outcome: Outcome, generation: u64) {

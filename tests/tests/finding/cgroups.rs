@@ -4,8 +4,10 @@ use std::net::UdpSocket;
 
 use anyhow::{Context as _, Result};
 use sluice_tests::{
+    Agent,
     bench::addresses::UNREGISTERED,
     bench::ip,
+    cgroup::Cgroup,
     frame::Cookie,
     kubelet::{Driver, Process},
     netns::on_thread,
@@ -22,24 +24,46 @@ fn a_pod_in_the_nodes_network_is_found_by_its_cgroup_and_held() -> Result<()> {
         stand.unfound(&pod, "there is no cgroup of pod")?;
         let cgroups = stand.kubelet.pod(UIDS[0])?;
         let container = cgroups.container(CONTAINERS[0])?;
+        // Whoever is in a pod is not the node, whichever pod it is.
+        assert!(!stand.gets_out(&container)?);
         // Nobody tells of a cgroup; the next pass finds it.
         stand.agent.status()?;
         stand.found(&pod)?;
 
-        let outside = stand.bench.capture_outside()?;
+        assert!(!stand.gets_out(&container)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn on_a_node_that_is_a_container_a_pod_in_its_network_is_held_too() -> Result<()> {
+    let stand = Stand::start_with(Driver::Systemd, Agent::nested)?;
+    let pod = stand.bench.host_pod("app", "agent")?;
+    let cgroups = stand.kubelet.pod(UIDS[0])?;
+    let container = cgroups.container(CONTAINERS[0])?;
+    assert!(!stand.gets_out(&container)?);
+    stand.declare(&pod, UIDS[0], &Manifest::default())?;
+    stand.found(&pod)?;
+    assert!(!stand.gets_out(&container)?);
+    Ok(())
+}
+
+impl Stand {
+    /// Whether what a process of this container sends from the node's network arrives outside.
+    fn gets_out(&self, container: &Cgroup) -> Result<bool> {
+        let outside = self.bench.capture_outside()?;
         let (cookie, dst) = (Cookie::unique(), ip(UNREGISTERED[0]));
         on_thread(|| -> Result<()> {
             container.join()?;
-            stand.bench.node().enter()?;
+            self.bench.node().enter()?;
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             // It is refused at once, or the packet is dropped on the uplink.
             let _ = socket.send_to(&cookie.times(2), (dst, 53));
             Ok(())
         })?;
-        stand.bench.flush(&outside)?;
-        assert!(!outside.has_received(cookie));
+        self.bench.flush(&outside)?;
+        Ok(outside.has_received(cookie))
     }
-    Ok(())
 }
 
 #[test]

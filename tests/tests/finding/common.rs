@@ -37,13 +37,20 @@ pub(crate) struct Stand {
 
 impl Stand {
     pub(crate) fn start(driver: Driver, arguments: &[&str]) -> Result<Self> {
+        Self::start_with(driver, |agent, _| Ok(agent.with_arguments(arguments)))
+    }
+
+    pub(crate) fn start_with(
+        driver: Driver,
+        how: impl FnOnce(Agent, &Bench) -> Result<Agent>,
+    ) -> Result<Self> {
         let bench = Bench::create()?;
         let kubelet = Kubelet::start(&bench, driver)?;
         bench.state().policy(&Policy {
             host_network: true,
             ..Policy::default()
         })?;
-        let mut agent = Agent::prepare(&bench)?.with_arguments(arguments);
+        let mut agent = how(Agent::prepare(&bench)?, &bench)?;
         agent.restart()?;
         Ok(Self {
             agent,

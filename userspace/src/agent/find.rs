@@ -17,6 +17,7 @@ impl Agent {
         let mut facts = Facts {
             own_addresses: view.addresses.clone(),
             netns: node::cookie().ok(),
+            around_pods: self.finder.around_pods(),
             ..Facts::default()
         };
         self.find_cgroups(&mut facts);

@@ -84,7 +84,8 @@ impl Agent {
             bpffs: settings.bpffs.clone(),
             cgroup_root: settings.cgroup_root.clone(),
         };
-        let dataplane = Dataplane::open(&options)?;
+        let mut dataplane = Dataplane::open(&options)?;
+        learn_cgroup_level(&mut dataplane);
         let enforced = dataplane.enforcement() != Enforcement::Off;
         let source = source(&settings, enforced).await?;
         anyhow::ensure!(
@@ -331,6 +332,21 @@ impl Agent {
             problems.push(Problem::new(Severity::Warning, error.to_string()));
         }
     }
+}
+
+/// Learns how deep the cgroups that the agent sees lie below the kernel's root.
+fn learn_cgroup_level(dataplane: &mut Dataplane) {
+    if node::sees_all_cgroups() {
+        return node::set_root_level(Some(0));
+    }
+    // Without a mount nothing is told by its cgroup.
+    let Some(root) = node::cgroup_root() else { return };
+    let level = dataplane.cgroup_level(root).unwrap_or_else(|error| {
+        warn!("{error}; nothing can be told by its cgroup");
+        None
+    });
+    debug!(root, level, "the root of cgroups");
+    node::set_root_level(level);
 }
 
 /// Where the objects come from. `enforced`: rules that enforce policies are in the kernel already.

@@ -193,7 +193,7 @@ impl Dataplane {
 /// and there must be room for all of it in an answer.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct SkBuff {
+pub(super) struct SkBuff {
     len: u32,
     pkt_type: u32,
     mark: u32,
@@ -206,6 +206,6 @@ struct SkBuff {
     ingress_ifindex: u32,
     ifindex: u32,
     tc_index: u32,
-    cb: [u32; 5],
+    pub(super) cb: [u32; 5],
     rest: [u32; 47],
 }

@@ -5,6 +5,7 @@
 
 mod banks;
 mod cgroups;
+mod depth;
 mod detach;
 mod devices;
 mod diff;

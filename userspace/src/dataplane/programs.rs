@@ -54,7 +54,10 @@ pub(super) const POD_PROGRAMS: [&str; 5] = [
 /// The program of the proxies' cgroups.
 pub(super) const PROXY_PROGRAM: &str = "original_dst";
 
-/// Every program.
+/// The program that answers where a cgroup is; it is asked once, and does not stay.
+pub(super) const DEPTH_PROGRAM: &str = "cgroup_level";
+
+/// Every program that stays.
 pub(super) fn all() -> impl Iterator<Item = &'static str> {
     DEVICE_PROGRAMS
         .into_iter()

@@ -1,10 +1,12 @@
 //! Cgroups of the second version: where they are mounted, which they are, and where those of pods are.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -14,6 +16,10 @@ use super::{
     kubepods::{self, ContainerId, PodUid},
 };
 use crate::facts::Cgroup;
+
+/// At which level the kernel has the root that this process sees: it is in one cgroup namespace for good. On a node that is
+/// itself a container (kind, k3d) that is not the kernel's own root, from which its programs count.
+static ROOT_LEVEL: OnceLock<Option<u32>> = OnceLock::new();
 
 /// Takes the calling thread, and those that it makes, to the cgroup namespace of process 1. In that of a container, paths
 /// in `/proc/PID/cgroup` and roots of mounts are told from the container's own cgroup, and say nothing of others.
@@ -42,6 +48,25 @@ fn whole_mount(line: &str) -> Option<PathBuf> {
     (root == "/" && kind.starts_with("cgroup2 ")).then(|| PathBuf::from(place))
 }
 
+/// Whether the root that the calling thread sees is the kernel's own.
+pub fn sees_all_cgroups() -> bool {
+    /// The first namespace of that kind (`PROC_CGROUP_INIT_INO` in `include/linux/proc_ns.h`).
+    const FIRST: u64 = 0xEFFF_FFFB;
+    fs::metadata("/proc/thread-self/ns/cgroup").is_ok_and(|own| own.ino() == FIRST)
+}
+
+/// The number of the root of [`cgroup_mount`].
+pub fn cgroup_root() -> Option<u64> {
+    Some(fs::metadata(cgroup_mount()?).ok()?.ino())
+}
+
+/// Says at which level the kernel has [`cgroup_root`]; `None` if that cannot be told, and then no cgroup is. Counts once,
+/// before the first cgroup is identified.
+pub fn set_root_level(level: Option<u32>) {
+    // It cannot change, so whoever was first has said the same.
+    let _ = ROOT_LEVEL.set(level);
+}
+
 /// Identifies a cgroup by its path.
 pub fn cgroup(path: &Path) -> Result<Cgroup, Error> {
     let root = cgroup_mount().ok_or(Error::NoCgroups)?;
@@ -61,10 +86,14 @@ fn cgroup_below(root: &Path, path: &Path) -> Result<Cgroup, Error> {
     if level == 0 {
         return Err(fail("it is the root".to_owned()));
     }
+    let above = ROOT_LEVEL.get().copied().unwrap_or(Some(0));
+    let above = above.ok_or_else(|| Error::UnknownLevel {
+        root: root.to_owned(),
+    })?;
     let id = fs::metadata(path).map_err(|error| fail(error.to_string()))?.ino();
     Ok(Cgroup {
         id,
-        level: u32::try_from(level).map_err(|error| fail(error.to_string()))?,
+        level: above + u32::try_from(level).map_err(|error| fail(error.to_string()))?,
     })
 }
 
@@ -102,12 +131,8 @@ impl PodCgroups {
             .flat_map(|start| kubepods::directories(pod).map(|name| start.join(name)));
         let found = self.first(places);
         found.unwrap_or_else(|| {
-            let mut roots = self
-                .starts
-                .iter()
-                .flat_map(|start| kubepods::roots().map(|name| start.join(name)));
             let mount = self.mount.clone();
-            Err(if roots.any(|root| root.is_dir()) {
+            Err(if self.roots().any(|root| root.is_dir()) {
                 Error::NoPodCgroup {
                     pod: pod.clone(),
                     mount,
@@ -116,6 +141,20 @@ impl PodCgroups {
                 Error::NoPods { mount }
             })
         })
+    }
+
+    /// The cgroups around those of all pods.
+    pub(super) fn around_pods(&self) -> Vec<Cgroup> {
+        let found = self
+            .roots()
+            .filter_map(|root| cgroup_below(&self.mount, &root).ok());
+        let found: BTreeSet<_> = found.collect();
+        found.into_iter().collect()
+    }
+
+    fn roots(&self) -> impl Iterator<Item = PathBuf> {
+        let starts = self.starts.iter();
+        starts.flat_map(|start| kubepods::roots().map(|name| start.join(name)))
     }
 
     /// The cgroup of a container of a pod.

@@ -141,6 +141,13 @@ impl Finder {
         self.cgroups()?.of_pod(pod)
     }
 
+    /// The cgroups around those of all pods.
+    pub fn around_pods(&self) -> Vec<Cgroup> {
+        self.cgroups()
+            .map(|cgroups| cgroups.around_pods())
+            .unwrap_or_default()
+    }
+
     /// The cgroup of a pod's container.
     pub fn container(&self, pod: &PodUid, container: &ContainerId) -> Result<(PathBuf, Cgroup), Error> {
         self.cgroups()?.of_container(pod, container)

@@ -8,7 +8,7 @@ use std::{
 use super::{cgroup, cgroup_mount};
 
 /// What the kubelet's process is called: on its own, in minikube's and in k3s' one binary.
-const NAMES: [&str; 3] = ["kubelet", "kubelite", "k3s"];
+const NAMES: [&str; 5] = ["kubelet", "kubelite", "k3s", "k3s-server", "k3s-agent"];
 /// A process may call itself what it likes, but one in a container has others of these than process 1.
 const NAMESPACES: [&str; 3] = ["mnt", "pid", "net"];
 

@@ -30,7 +30,7 @@ use rtnetlink::{Handle, MulticastGroup};
 
 use self::netns::Namespace;
 pub use self::{
-    cgroups::{cgroup, cgroup_mount, enter_cgroup_namespace},
+    cgroups::{cgroup, cgroup_mount, cgroup_root, enter_cgroup_namespace, sees_all_cgroups, set_root_level},
     finder::{Finder, Wanted},
     kubelet::kubelet_cgroup,
     kubepods::{ContainerId, PodUid},
@@ -101,6 +101,15 @@ pub enum Error {
         root: PathBuf,
         /// Why not.
         reason: String,
+    },
+    /// Paths of cgroups do not lead to what the kernel's programs see.
+    #[error(
+        "the agent is not below {root}, so nobody can tell how deep the kernel has the cgroups in there: the agent must be a \
+         process of the node's own, in a cgroup of the node (is --proc-root another node's?)"
+    )]
+    UnknownLevel {
+        /// Where cgroups of the second version are mounted.
+        root: PathBuf,
     },
     /// The pod has no cgroup.
     #[error("there is no cgroup of pod {pod} below {mount}: has the kubelet made it?")]

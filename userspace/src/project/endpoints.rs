@@ -33,6 +33,8 @@ pub(super) struct Local<'a> {
 /// The pods of this node.
 pub(super) struct Endpoints<'a> {
     pub(super) pods: Vec<Local<'a>>,
+    /// How pods in the node's network namespace are held of which nothing is known (yet), by the cgroups around them.
+    unknown: Vec<(Cgroup, Held)>,
     tables: BTreeMap<Table, PolicyId>,
 }
 
@@ -44,8 +46,10 @@ impl<'a> Endpoints<'a> {
         let mut pods: Vec<_> = local.map(|pod| Local::new(input, policies, pod)).collect();
         find_twins(&mut pods);
         let known = pods.iter().filter(|local| local.pending.is_none());
+        let unknown = unknown(input);
         let tables: BTreeSet<_> = known
             .filter_map(|local| local.held.as_ref().map(|held| held.table.clone()))
+            .chain(unknown.iter().map(|(_, held)| held.table.clone()))
             .chain(capture::is_held(input).then(Table::default))
             .collect();
         let mut numbers = Numbers::default();
@@ -55,6 +59,7 @@ impl<'a> Endpoints<'a> {
         };
         Self {
             pods,
+            unknown,
             tables: tables.into_iter().map(number).collect(),
         }
     }
@@ -79,6 +84,13 @@ impl<'a> Endpoints<'a> {
 
     /// Writes them down.
     pub(super) fn finish(&self, desired: &mut Desired) {
+        for (Cgroup { id, level }, held) in &self.unknown {
+            if let Some(policy) = self.tables.get(&held.table) {
+                let endpoint = hold(host(), Some((held, *policy)));
+                desired.endpoints.insert(Identity::Cgroup(*id), endpoint);
+                desired.cgroup_levels |= 1 << level;
+            }
+        }
         for local in self.pods.iter().filter(|local| local.pending.is_none()) {
             let held = local.held.as_ref().zip(self.policy_of(local));
             for (identity, endpoint) in local.identities() {
@@ -93,6 +105,31 @@ impl<'a> Endpoints<'a> {
             }
         }
     }
+}
+
+/// What is in the node's network namespace.
+const fn host() -> Endpoint {
+    Endpoint::new(0, [0; 6], None, None)
+}
+
+/// Pods in the node's network namespace that are not known (yet): where policies have such pods as subjects, nothing but the
+/// inside of the cluster is permitted to them, or what comes first in a pod would be taken for the node's own.
+fn unknown(input: &Input<'_>) -> Vec<(Cgroup, Held)> {
+    let policies = input.stores.policies.values();
+    let modes = policies.filter(|policy| policy.subjects.host_network);
+    let Some(mode) = modes.map(|policy| policy.mode).min() else {
+        return Vec::new();
+    };
+    let held = || Held {
+        table: Table::default(),
+        mode,
+        // A refused call could be of a network namespace inside a pod, whose device has the say.
+        on_deny: OnDeny::Drop,
+        gateway: false,
+    };
+    let around = input.facts.around_pods.iter();
+    let around = around.filter(|cgroup| cgroup.level < CGROUP_LEVELS);
+    around.map(|cgroup| (*cgroup, held())).collect()
 }
 
 pub(super) fn hold(endpoint: Endpoint, held: Option<(&Held, PolicyId)>) -> Endpoint {
@@ -152,7 +189,7 @@ impl<'a> Local<'a> {
                 cgroup: Cgroup { id, level: _ },
                 ..
             }) => {
-                vec![(Identity::Cgroup(*id), Endpoint::new(0, [0; 6], None, None))]
+                vec![(Identity::Cgroup(*id), host())]
             }
             Some(PodNetwork::Own { netns, devices, .. }) => {
                 let endpoint = |device: &crate::facts::PodDevice| {

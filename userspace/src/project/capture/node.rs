@@ -120,8 +120,7 @@ pub(super) fn hold(input: &Input<'_>, endpoints: &Endpoints<'_>, desired: &mut D
     desired.cgroup_levels |= 1 << cgroup.level;
 }
 
-/// The pod in the node's network namespace that the proxy is part of: the programs take the outermost cgroup that they
-/// know. Whether policies select it.
+/// The pod in the node's network namespace that the proxy is part of. Whether policies select it.
 fn host_pod(input: &Input<'_>, endpoints: &Endpoints<'_>) -> Option<(Cgroup, bool)> {
     let path = input.capture.node_proxy_cgroup.as_ref()?;
     endpoints.pods.iter().find_map(|local| match local.network {

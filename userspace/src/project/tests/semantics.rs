@@ -367,3 +367,27 @@ fn the_inside_wins_over_what_is_said_of_the_outside() {
     );
     assert_eq!(world.project().desired.destinations.len(), 1);
 }
+
+#[test]
+fn a_pod_of_the_nodes_network_that_nobody_knows_yet_is_held_where_such_pods_are() {
+    let around = Cgroup { id: 99, level: 1 };
+    let unknown = |policies: &[&str]| {
+        let policies = (0..)
+            .zip(policies)
+            .map(|(number, spec)| policy(&format!("p{number}"), spec));
+        let mut world = World::new(&[cluster(), policies.collect()].concat());
+        world.facts.around_pods = vec![around, Cgroup { id: 98, level: 40 }];
+        let desired = world.project().desired;
+        assert!(!desired.endpoints.contains_key(&Identity::Cgroup(98)));
+        let endpoint = desired.endpoints.get(&Identity::Cgroup(around.id)).copied();
+        assert_eq!(endpoint.is_some(), desired.cgroup_levels & 1 << around.level != 0);
+        endpoint.map(|endpoint| (endpoint.is_subject(), endpoint.is_audited(), endpoint.rejects()))
+    };
+    let (enforced, audited) = (
+        "  subjects: {hostNetwork: true}",
+        "  mode: Audit\n  subjects: {hostNetwork: true}",
+    );
+    assert_eq!(unknown(&["  {}"]), None);
+    assert_eq!(unknown(&[audited]), Some((true, true, false)));
+    assert_eq!(unknown(&[audited, enforced]), Some((true, false, false)));
+}
