@@ -6,16 +6,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rstest::rstest;
 use serde_json::json;
 use sluice_tests::{
     PATIENCE, Proxy,
     bench::addresses::{REGISTERED, UNREGISTERED},
     cni::NETWORK,
+    command,
+    kubelet::{Driver, Kubelet, Process},
     ztunnel::Ztunnel,
 };
 
-use crate::common::{PERMITTED, Stand, policy, refused, text};
+use crate::common::{PERMITTED, Stand, manifest, policy, refused, text};
 
 #[rstest]
 #[case::ptp("1.0.0", "ptp")]
@@ -221,6 +224,46 @@ fn what_the_runtime_no_longer_knows_is_forgotten() -> Result<()> {
     let ours = stand.plugin("1.0.0")?;
     let outcome = stand.runtime.run("CHECK", &ours, Some(&result), Some(&other))?;
     refused(outcome, 100, "announced, and deleted since")
+}
+
+#[test]
+fn what_was_announced_and_is_there_no_more_is_looked_for() -> Result<()> {
+    let stand = Stand::start("1.0.0", "ptp")?;
+    let kubelet = Kubelet::start(&stand.bench, Driver::Systemd)?;
+    let (sandbox, result) = stand.pod("client")?;
+    let other = stand.sandbox("other", "uid-other")?;
+    let cgroup = kubelet.pod("uid-client")?;
+    let container = cgroup.container(&"e5".repeat(32))?;
+    let _process = Process::start(&container, &sandbox.netns)?;
+    let before = stand.endpoint("client")?;
+    // As when the number of the process that the path names is another's.
+    let path = sandbox.netns.path();
+    let none: Option<&str> = None;
+    umount2(path, MntFlags::MNT_DETACH)?;
+    mount(Some(other.netns.path()), path, none, MsFlags::MS_BIND, none)?;
+    let given = result["ips"][0]["address"].as_str().context("no address")?;
+    let (address, _) = given.split_once('/').context("no prefix")?;
+    let declared = manifest("client", "uid-client").replace(
+        "{phase: Pending}",
+        &format!("{{phase: Running, podIPs: [{{ip: {address}}}]}}"),
+    );
+    stand.bench.state().write("pod-client", &declared)?;
+    // The node tells of a change: what was seen at the path is looked at again.
+    stand
+        .bench
+        .node()
+        .run(|| command::ip("addr add 192.0.2.200/32 dev lo\n"))??;
+    let deadline = Instant::now() + PATIENCE;
+    while stand.agent.status()?["announced"] != 0 || !stand.endpoint("client")?["pending"].is_null() {
+        ensure!(Instant::now() < deadline, "{}", stand.endpoint("client")?);
+        thread::sleep(Duration::from_millis(20));
+    }
+    let found = stand.endpoint("client")?;
+    ensure!(
+        found["devices"] == before["devices"] && found["addresses"] == json!([address]),
+        "{before} became {found}"
+    );
+    stand.comes_to_leave(&sandbox, REGISTERED[0], PERMITTED)
 }
 
 #[test]

@@ -97,6 +97,8 @@ impl Agent {
             announcement.netns = self.settings.proc_root.join(process);
         }
         let (cookie, inside) = node::inside(&announcement.netns).await.map_err(Refusal::new)?;
+        // What was known of it is of before the plugins did their work.
+        self.node.forget(&announcement.netns);
         let mut missing = announcement.addresses.clone();
         missing.retain(|address| !inside.addresses.contains(address));
         let attachment = announcement.attachment.clone();

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use tracing::{info, warn};
+
 use super::{announcements::Announced, pass::Agent};
 use crate::{
     enrolled::Enrolled,
@@ -25,21 +27,30 @@ impl Agent {
         let local = pods.filter(|pod| pod.is_local(&self.settings.node) && !pod.finished);
         let local: Vec<_> = local.cloned().collect();
         let mut wanted: BTreeMap<PodUid, (PodName, Wanted)> = BTreeMap::new();
+        let mut stale = Vec::new();
         let mut named: BTreeMap<&PodUid, usize> = BTreeMap::new();
-        for uid in local.iter().filter_map(|pod| pod.kubelet_uid.as_ref()) {
+        let confirmed = local.iter().filter(|pod| pod.is_confirmed());
+        for uid in confirmed.filter_map(|pod| pod.kubelet_uid.as_ref()) {
             *named.entry(uid).or_default() += 1;
         }
         for pod in &local {
             let depth = self.depth(pod);
-            let place = match self.announcements.of(pod) {
-                Some(announced) => Place::Announced(announced),
-                None => Place::of(pod),
-            };
-            let found = match place {
-                Place::Announced(announced) => {
-                    let path = &announced.announcement.netns;
-                    let found = self.node.pod(path, view, depth).await;
-                    found.and_then(|found| announced.confirm(found))
+            if let Some(announced) = self.announcements.of(pod) {
+                let path = &announced.announcement.netns;
+                let found = self.node.pod(path, view, depth).await;
+                let found = found.and_then(|found| announced.confirm(found));
+                if found.is_ok() || !is_gone(announced).await {
+                    let found = found.map_err(|error| error.to_string());
+                    facts.pods.insert(pod.name.clone(), found);
+                    continue;
+                }
+                stale.push(announced.announcement.attachment.clone());
+            }
+            let found = match Place::of(pod) {
+                Place::Host(_) | Place::Unknown(_) if !pod.is_confirmed() => {
+                    let reason = "the kubelet has not said yet that it is its pod (status.podIPs)";
+                    facts.pods.insert(pod.name.clone(), Err(reason.to_owned()));
+                    continue;
                 }
                 Place::Host(uid) | Place::Unknown(uid) if named.get(uid).is_some_and(|pods| *pods > 1) => {
                     let reason = format!("several pods say that they are the kubelet's pod {uid}");
@@ -70,6 +81,16 @@ impl Agent {
         for (uid, found) in self.finder.find(&sought, &mut self.node, view).await {
             if let Some((name, _)) = wanted.remove(&uid) {
                 facts.pods.insert(name, found);
+            }
+        }
+        for attachment in stale {
+            info!(
+                container = attachment.container_id,
+                "what CNI announced is there no more"
+            );
+            // Written or not, it is not there: the next look says so again.
+            if let Err(error) = self.announcements.remove(&attachment) {
+                warn!("{error:#}");
             }
         }
         for Enrolled { netns: path, .. } in self.enrolments.all() {
@@ -126,10 +147,16 @@ impl Agent {
     }
 }
 
+/// Whether something else is by now, or nothing, where a pod was announced.
+async fn is_gone(announced: &Announced) -> bool {
+    match node::inside(&announced.announcement.netns).await {
+        Ok((cookie, _)) => cookie != announced.cookie,
+        Err(error) => error.is_elsewhere(),
+    }
+}
+
 /// What is known of where a pod is.
 enum Place<'a> {
-    /// The network namespace that CNI has announced.
-    Announced(&'a Announced),
     /// Its cgroup.
     Cgroup(&'a PathBuf),
     /// It is in the node's network namespace.

@@ -141,6 +141,17 @@ pub enum Error {
     NoCgroups,
 }
 
+impl Error {
+    /// Whether a path leads to no pod's namespace, whoever looks and whenever.
+    pub fn is_elsewhere(&self) -> bool {
+        const NOTHING: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::InvalidInput];
+        if let Self::Path { source, .. } = self {
+            return NOTHING.contains(&source.kind());
+        }
+        matches!(self, Self::Own(_))
+    }
+}
+
 /// What a look at the node brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {

@@ -89,6 +89,13 @@ impl Pod {
             None => self.netns.is_some() || self.cgroup.is_some(),
         }
     }
+
+    /// Whether the kubelet knows it by the name that it says. Whoever may create pods may create a mirror of somebody else's,
+    /// though not make one of a pod that is there; but the kubelet alone writes a pod's status, and does so for its own.
+    pub fn is_confirmed(&self) -> bool {
+        let kubelet_uid = self.kubelet_uid.as_ref().map(ToString::to_string);
+        kubelet_uid == self.uid || !self.addresses.is_empty()
+    }
 }
 
 /// A service.
@@ -206,7 +213,7 @@ impl TryFrom<api::Pod> for Pod {
 }
 
 /// The kubelet knows a static pod by the hash of its manifest; what the cluster has is a mirror of it, which belongs to the
-/// Node. Who writes such a mirror himself gets no pod by it: two pods with one cgroup are both refused.
+/// Node. Who writes such a mirror himself gets no pod by it, see [`Pod::is_confirmed`].
 fn kubelet_uid(metadata: &ObjectMeta) -> Option<PodUid> {
     let mut owners = metadata.owner_references.iter().flatten();
     let is_mirror = owners.any(|owner| owner.kind == "Node");
