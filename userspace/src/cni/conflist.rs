@@ -105,12 +105,19 @@ pub(super) fn is_only(list: &str, single: &str) -> bool {
 
 fn check_version(text: &str) -> Result<(), Invalid> {
     let config: Value = serde_json::from_str(text)?;
-    let version = config["cniVersion"].as_str().unwrap_or_default();
-    if VERSIONS.contains(&version) {
+    // Of several, the runtime takes the highest that it speaks itself.
+    let several = config["cniVersions"].as_array().into_iter().flatten();
+    let said: Vec<_> = several
+        .chain(config.get("cniVersion"))
+        .map(Value::as_str)
+        .collect();
+    let is_known = |version: Option<&str>| version.is_some_and(|version| VERSIONS.contains(&version));
+    if !said.is_empty() && said.iter().all(|version| is_known(*version)) {
         return Ok(());
     }
+    let unknown = said.into_iter().find(|version| !is_known(*version));
     Err(Invalid::Version {
-        version: version.to_owned(),
+        version: unknown.flatten().unwrap_or_default().to_owned(),
     })
 }
 
@@ -216,11 +223,23 @@ mod tests {
         assert!(!is_only(&list, single));
     }
 
+    #[test]
+    fn several_versions_are_as_good_as_one() {
+        let text = r#"{"cniVersions": ["1.0.0", "1.1.0"], "name": "n", "plugins": [{"type": "a"}]}"#;
+        let with = insert(text, &entry()).expect("a list").expect("it is new");
+        assert_eq!(remove(&with).expect("a list").as_deref(), Some(text));
+    }
+
     #[rstest::rstest]
     #[case::half(&LIST[..80], "EOF")]
     #[case::no_list(r#"{"cniVersion": "1.0.0", "name": "n"}"#, "no plugins")]
     #[case::empty(r#"{"cniVersion": "1.0.0", "plugins": []}"#, "no plugins")]
     #[case::old(r#"{"cniVersion": "0.2.0", "plugins": [{"type": "a"}]}"#, "0.2.0")]
+    #[case::new(
+        r#"{"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "7.0.0"], "plugins": [{"type": "a"}]}"#,
+        "7.0.0"
+    )]
+    #[case::none(r#"{"plugins": [{"type": "a"}]}"#, "cniVersion is \"\"")]
     #[case::twice(r#"{"cniVersion": "1.0.0", "plugins": [{}], "plugins": [{}]}"#, "twice")]
     #[case::more(r#"{"cniVersion": "1.0.0", "plugins": [{}]} {}"#, "nothing more")]
     fn what_is_no_list_is_let_alone(#[case] text: &str, #[case] says: &str) {

@@ -27,6 +27,8 @@ use super::{
 
 /// How files are called that runtimes read; of the first, by name, the network is made.
 const READ: [&str; 3] = ["conf", "conflist", "json"];
+/// Those of them that are of one plugin.
+const SINGLE: [&str; 2] = ["conf", "json"];
 /// What is added to the name of a configuration of one plugin that was made a list.
 const SAVED: &str = "sluice-saved";
 /// How long events are gathered: a plugin that writes its file does so in several steps.
@@ -175,21 +177,38 @@ impl Installation {
             | AddWatchFlags::IN_ONLYDIR;
         let watched = self.inotify.add_watch(&self.conf_dir, flags);
         watched.map_err(|errno| io_error("watch", &self.conf_dir)(errno.into()))?;
-        let Some(path) = first(&self.conf_dir)? else {
+        let paths = configurations(&self.conf_dir)?;
+        if paths.is_empty() {
             self.state.file = None;
-            return Ok(());
-        };
-        let path = if is_list(&path) {
-            chain(&path, &self.entry)?.then_some(path)
+        }
+        // Runtimes differ in whether they stop at the first that is of no use.
+        let mut unusable = None;
+        for path in paths {
+            match self.keep_in(&path) {
+                Ok(()) => break,
+                Err(error) => drop(unusable.get_or_insert(error)),
+            }
+        }
+        unusable.map_or(Ok(()), Err)
+    }
+
+    /// Has the plugin chained in this configuration.
+    fn keep_in(&mut self, path: &Path) -> Result<(), InstallError> {
+        // One that is written anew after a list was made of it has its place behind that.
+        let anew = path.with_extension("json");
+        let written = if !is_list(path) {
+            Some(make_list(path, &self.entry)?)
+        } else if anew.exists() && may_replace(path, [&anew, &saved(&anew)]) {
+            Some(make_list(&anew, &self.entry)?)
         } else {
-            Some(make_list(&path, &self.entry)?)
+            chain(path, &self.entry)?.then(|| path.to_owned())
         };
-        if let Some(path) = path {
+        if let Some(path) = written {
             info!(file = %path.display(), "the CNI plugin is chained");
             self.state.restored += u64::from(self.state.file.is_some());
             self.state.file = Some(path);
-        } else if self.state.file.is_none() {
-            self.state.file = first(&self.conf_dir)?;
+        } else {
+            self.state.file = Some(path.to_owned());
         }
         Ok(())
     }
@@ -214,17 +233,18 @@ pub fn uninstall(conf_dir: &Path, bin_dir: &Path) -> Result<Vec<PathBuf>, Instal
         let Ok(Some(list)) = conflist::remove(&text) else {
             continue;
         };
-        let saved = saved(&path.with_extension("conf"));
-        match fs::read_to_string(&saved) {
-            Ok(single) if conflist::is_only(&list, &single) => {
-                fs::rename(&saved, path.with_extension("conf")).map_err(io_error("rename", &saved))?;
+        let mut singles = SINGLE.map(|extension| path.with_extension(extension)).into_iter();
+        match singles.find(|single| saved(single).exists()) {
+            Some(single) if is_made_of(&list, &saved(&single)) => {
+                fs::rename(saved(&single), &single).map_err(io_error("rename", &single))?;
                 fs::remove_file(&path).map_err(io_error("remove", &path))?;
             }
-            Ok(_) | Err(_) => {
+            Some(single) => {
                 replace(&path, &text, &list)?;
                 // Somebody has gone on with the list: what it was made of is of the past.
-                let _ = fs::remove_file(&saved);
+                let _ = fs::remove_file(saved(&single));
             }
+            None => replace(&path, &text, &list)?,
         }
         removed.push(path);
     }
@@ -252,10 +272,6 @@ fn configurations(directory: &Path) -> Result<Vec<PathBuf>, InstallError> {
     Ok(paths)
 }
 
-fn first(directory: &Path) -> Result<Option<PathBuf>, InstallError> {
-    Ok(configurations(directory)?.into_iter().next())
-}
-
 fn is_list(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "conflist")
 }
@@ -274,11 +290,29 @@ fn make_list(path: &Path, entry: &Value) -> Result<PathBuf, InstallError> {
     let text = fs::read_to_string(path).map_err(io_error("read", path))?;
     let list = conflist::from_single(&text, entry).map_err(invalid(path))?;
     let new = path.with_extension("conflist");
-    // Without either for a moment, rather than with the one that lets pods start unseen.
     let saved = saved(path);
-    fs::rename(path, &saved).map_err(io_error("rename", path))?;
+    if !may_replace(&new, [path, &saved]) {
+        let source = io::Error::new(io::ErrorKind::AlreadyExists, "somebody else's list has this name");
+        return Err(io_error("write", &new)(source));
+    }
+    // Both for a moment, and after an agent that is killed here: without either the node would have no network.
     write(&new, &list, Permissions::from_mode(0o644))?;
+    fs::rename(path, &saved).map_err(io_error("rename", path))?;
     Ok(new)
+}
+
+/// Whether there is no such list, or one that was made of the configuration of one plugin at one of these places.
+fn may_replace(list: &Path, singles: [&Path; 2]) -> bool {
+    let Ok(text) = fs::read_to_string(list) else {
+        return !list.exists();
+    };
+    let rest = conflist::remove(&text).ok().flatten();
+    rest.is_some_and(|rest| singles.into_iter().any(|single| is_made_of(&rest, single)))
+}
+
+/// Whether a list without our entry is no more than the configuration of one plugin in this file.
+fn is_made_of(list: &str, single: &Path) -> bool {
+    fs::read_to_string(single).is_ok_and(|single| conflist::is_only(list, &single))
 }
 
 fn saved(path: &Path) -> PathBuf {

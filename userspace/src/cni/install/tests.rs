@@ -106,6 +106,21 @@ fn a_single_plugin_is_made_a_list_and_comes_back() {
 }
 
 #[test]
+fn a_single_plugin_of_the_other_name_is_made_a_list_comes_again_and_comes_back() {
+    let mut place = place();
+    let single = place.conf.join("05-pods.json");
+    fs::write(&single, SINGLE).expect("a file");
+    place.installation.keep().expect("it is chained");
+    assert!(!single.exists());
+    // Behind the list, by name.
+    fs::write(&single, SINGLE.replace("bridge", "ptp")).expect("a file");
+    place.installation.keep().expect("it is chained");
+    assert!(!single.exists());
+    uninstall(&place.conf, &place.bin).expect("it goes");
+    assert_eq!(read(&single), SINGLE.replace("bridge", "ptp"));
+}
+
+#[test]
 fn what_cannot_be_read_is_reported_and_let_alone() {
     let mut place = place();
     let list = place.conf.join("10-pods.conflist");
@@ -113,6 +128,49 @@ fn what_cannot_be_read_is_reported_and_let_alone() {
     let error = place.installation.keep().expect_err("it is half a file");
     assert!(error.to_string().contains("10-pods.conflist"), "{error}");
     assert_eq!(read(&list), LIST[..40]);
+}
+
+#[test]
+fn behind_one_that_is_of_no_use_the_next_has_the_plugin_too() {
+    let mut place = place();
+    let [first, second] = ["05-half.conflist", "10-pods.conflist"].map(|name| place.conf.join(name));
+    fs::write(&first, &LIST[..40]).expect("half a file");
+    fs::write(&second, LIST).expect("a file");
+    let error = place.installation.keep().expect_err("it is half a file");
+    assert!(error.to_string().contains("05-half.conflist"), "{error}");
+    assert!(read(&second).contains(NAME), "some runtimes take the second");
+    fs::write(&first, LIST).expect("the rest of it");
+    place.installation.keep().expect("it is chained");
+    assert!(read(&first).contains(NAME));
+    assert_eq!(place.installation.state().file, Some(first));
+}
+
+#[test]
+fn a_list_of_the_same_name_is_let_alone() {
+    let mut place = place();
+    let [single, list] = ["05-pods.conf", "05-pods.conflist"].map(|name| place.conf.join(name));
+    fs::write(&single, SINGLE).expect("a file");
+    fs::write(&list, LIST).expect("a file");
+    let error = place.installation.keep().expect_err("there is one");
+    assert!(error.to_string().contains("05-pods.conflist"), "{error}");
+    assert_eq!(read(&single), SINGLE);
+    assert_eq!(
+        conflist::remove(&read(&list)).expect("a list").as_deref(),
+        Some(LIST)
+    );
+}
+
+#[test]
+fn an_agent_that_was_killed_while_it_made_a_list_has_not_taken_the_network_away() {
+    let mut place = place();
+    let single = place.conf.join("05-pods.conf");
+    fs::write(&single, SINGLE).expect("a file");
+    place.installation.keep().expect("it is chained");
+    fs::rename(saved(&single), &single).expect("as it was before the last step");
+    place.installation.keep().expect("it goes on");
+    assert!(!single.exists());
+    uninstall(&place.conf, &place.bin).expect("it goes");
+    assert_eq!(read(&single), SINGLE);
 }
 
 #[tokio::test]
