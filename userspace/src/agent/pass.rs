@@ -241,7 +241,7 @@ impl Agent {
         &self.settings.node
     }
 
-    async fn look_at_node(&self, problems: &mut Vec<Problem>) -> Option<View> {
+    async fn look_at_node(&mut self, problems: &mut Vec<Problem>) -> Option<View> {
         match self.node.look(&self.settings.uplinks).await {
             Ok(view) => Some(view),
             Err(error) => {

@@ -19,6 +19,7 @@ use std::{
     io,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use futures_channel::mpsc::UnboundedReceiver;
@@ -166,7 +167,23 @@ pub struct Node {
     handle: Handle,
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     namespaces: HashMap<PathBuf, Namespace>,
+    /// The node's devices that lead to each of them, by the node's numbers.
+    leading: BTreeMap<i32, Leading>,
+    /// Something has changed since the last look.
+    is_told: bool,
 }
+
+/// Devices that lead to one namespace.
+struct Leading {
+    /// Their numbers on both sides.
+    devices: BTreeSet<(u32, Option<u32>)>,
+    /// When that changed.
+    since: Instant,
+}
+
+/// For so long after its device a namespace gets its addresses and routes, of which the node is not told: whatever is told
+/// meanwhile, it is looked into again. Later only as often, for a node with many pods is always told something.
+const SETTLING: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Opens the node that the calling thread is on, and listens for changes. Needs tokio.
@@ -187,6 +204,8 @@ impl Node {
             handle,
             messages,
             namespaces: HashMap::new(),
+            leading: BTreeMap::new(),
+            is_told: false,
         })
     }
 
@@ -198,7 +217,7 @@ impl Node {
         }
         // One look serves all changes that are there already.
         while let Some(Some(_)) = self.messages.next().now_or_never() {}
-        self.namespaces.clear();
+        self.is_told = true;
     }
 
     /// Looks anew into this namespace the next time: something inside has changed, of which the node is not told.
@@ -207,11 +226,40 @@ impl Node {
     }
 
     /// Looks at all devices and addresses. `uplinks` are devices that are uplinks whatever they look like.
-    pub async fn look(&self, uplinks: &[String]) -> Result<View, Error> {
+    pub async fn look(&mut self, uplinks: &[String]) -> Result<View, Error> {
         let routes = links::default_routes(&self.handle).await?;
         let links = links::dump(&self.handle, &routes, uplinks).await?;
         let addresses = links::addresses(&self.handle).await?;
+        self.forget_changed(&links);
         Ok(View { links, addresses })
+    }
+
+    /// Forgets what may be otherwise by now.
+    fn forget_changed(&mut self, links: &[Link]) {
+        let mut leading: BTreeMap<i32, BTreeSet<(u32, Option<u32>)>> = BTreeMap::new();
+        for link in links {
+            if let Some(id) = link.peer_netns {
+                leading.entry(id).or_default().insert((link.index.0, link.peer));
+            }
+        }
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.leading);
+        let since = |id, devices: &_| match before.get(&id) {
+            Some(known) if known.devices == *devices => known.since,
+            Some(_) | None => now,
+        };
+        let leading = leading.into_iter().map(|(id, devices)| {
+            let since = since(id, &devices);
+            (id, Leading { devices, since })
+        });
+        self.leading = leading.collect();
+        if std::mem::take(&mut self.is_told) {
+            let is_settled = |since: Instant| now.duration_since(since) > SETTLING;
+            self.namespaces.retain(|_, namespace| {
+                let leading = self.leading.get(&namespace.id);
+                leading.is_some_and(|leading| is_settled(leading.since)) && !is_settled(namespace.looked)
+            });
+        }
     }
 
     /// Finds a pod's devices from its namespace: those of the node whose other side is in there, as both sides say.

@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     thread,
+    time::Instant,
 };
 
 use futures_util::StreamExt as _;
@@ -40,6 +41,8 @@ pub(super) struct Namespace {
     /// What else is inside, as far as it was looked at.
     pub(super) inside: Inside,
     depth: Depth,
+    /// When it was looked at.
+    pub(super) looked: Instant,
 }
 
 impl Namespace {
@@ -69,6 +72,7 @@ impl Namespace {
             links,
             inside,
             depth,
+            looked: Instant::now(),
         })
     }
 
