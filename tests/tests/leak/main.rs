@@ -3,3 +3,4 @@
 mod agent;
 mod api_server;
 mod pods;
+mod soon;
