@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use sluice_tests::{
     Pod,
     bench::{addresses::UNREGISTERED, ip},
+    capture::Seen,
     in_guest,
     sys::Direction,
 };
@@ -22,7 +23,7 @@ use crate::stand::{PATIENCE, Places, RELAY, call};
 
 /// Where it is emulated a machine has other things to do as well, such as loading programs.
 fn period() -> Duration {
-    Duration::from_millis(if in_guest() { 50 } else { 10 })
+    Duration::from_millis(if in_guest() { 100 } else { 10 })
 }
 /// For how long there is load before and after what is tried.
 const AROUND: Duration = Duration::from_millis(400);
@@ -160,7 +161,7 @@ fn leaked(places: &Places) -> usize {
     let forbidden = UNREGISTERED.map(ip);
     let frames = places.outside.frames();
     let came_in = frames.iter().filter(|frame| frame.direction == Direction::In);
-    let headers = came_in.filter_map(|frame| frame.header());
+    let headers = came_in.filter_map(Seen::header);
     headers.filter(|header| forbidden.contains(&header.dst)).count()
 }
 

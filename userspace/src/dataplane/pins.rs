@@ -232,7 +232,7 @@ mod tests {
             make_dir(&directory.path().join(name)).expect("a directory in it");
         }
         let others = Pins::new(directory.path()).others().expect("a directory");
-        let names: Vec<_> = others.iter().map(|pins| pins.version()).collect();
+        let names: Vec<_> = others.iter().map(Pins::version).collect();
         assert_eq!(names, ["v10", "v9", "v2"].map(|name| directory.path().join(name)));
     }
 
