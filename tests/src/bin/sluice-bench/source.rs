@@ -65,9 +65,10 @@ pub(crate) fn run(json: bool) -> Result<()> {
         "complete_ms": complete.as_millis(),
         "change_p50_ms": delays[CHANGES / 2].as_secs_f64() * 1e3,
         "change_max_ms": delays[CHANGES - 1].as_secs_f64() * 1e3,
-        "resident_kib": after.0,
-        "resident_at_first_kib": idle.0,
-        "peak_kib": after.1,
+        "resident_kib": after.resident,
+        "resident_at_first_kib": idle.resident,
+        "peak_kib": after.peak,
+        "anonymous_kib": after.anonymous,
     });
     if json {
         println!("{}", serde_json::to_string_pretty(&row)?);
@@ -81,8 +82,8 @@ pub(crate) fn run(json: bool) -> Result<()> {
         row["change_max_ms"].as_f64().unwrap_or_default()
     );
     println!(
-        "resident memory           {} KiB, at the most {} KiB",
-        row["resident_kib"], row["peak_kib"]
+        "resident memory           {} KiB, at the most {} KiB; {} KiB of it without the program itself",
+        row["resident_kib"], row["peak_kib"], row["anonymous_kib"]
     );
     Ok(())
 }
@@ -181,8 +182,16 @@ fn wait(agent: &Agent, count: usize) -> Result<Instant> {
     }
 }
 
-/// What the agent has in memory, and the most that it had, in KiB.
-fn memory(agent: &Agent) -> Result<(u64, u64)> {
+/// What the agent has in memory, in KiB.
+struct Memory {
+    resident: u64,
+    /// The most that it had.
+    peak: u64,
+    /// Without the pages of its binary, which is several times as large without optimization.
+    anonymous: u64,
+}
+
+fn memory(agent: &Agent) -> Result<Memory> {
     let pid = agent.pid().context("the agent does not run")?;
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("reading the agent's status")?;
     let field = |name: &str| {
@@ -190,5 +199,9 @@ fn memory(agent: &Agent) -> Result<(u64, u64)> {
         let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         number.with_context(|| format!("/proc/{pid}/status has no {name}"))
     };
-    Ok((field("VmRSS:")?, field("VmHWM:")?))
+    Ok(Memory {
+        resident: field("VmRSS:")?,
+        peak: field("VmHWM:")?,
+        anonymous: field("RssAnon:")?,
+    })
 }
