@@ -17,7 +17,7 @@ pub const NEEDED: [Capability; 4] = [
     Capability::CAP_DAC_READ_SEARCH,
 ];
 
-/// What CAP_SYS_ADMIN and being root would permit, and no part of the agent does: to run another program, to look into a process, to
+/// What `CAP_SYS_ADMIN` and being root would permit, and no part of the agent does: to run another program, to look into a process, to
 /// change what the kernel or the machine is.
 const NEVER: [libc::c_long; 22] = [
     libc::SYS_execve,
