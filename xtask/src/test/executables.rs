@@ -63,15 +63,13 @@ pub(super) fn build() -> Result<Vec<Executable>> {
     shell::step("building the agent and the tests");
     // The fixed place, so that the tests find the agent whatever CARGO_TARGET_DIR says.
     let target = shell::target("");
-    // Of the workspace, as the tests are: with `--package`, the crates below would have other features, and all be built twice.
-    shell::cargo()
-        .env("CARGO_TARGET_DIR", &target)
-        .args(["build", "--workspace", "--bin", "sluice"])
-        .run()?;
+    // In one go: by itself the agent would be built of crates with other features, and all of them twice.
     let build = [
-        "test",
+        "build",
         "--workspace",
-        "--no-run",
+        "--tests",
+        "--bin",
+        "sluice",
         "--message-format",
         "json-render-diagnostics",
     ];
