@@ -8,7 +8,7 @@ use std::{
     ffi::CString,
     fs, io,
     mem::{size_of, zeroed},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::{
         fd::{AsRawFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -287,7 +287,11 @@ pub fn pinned_link(pin: &Path) -> io::Result<PinnedLink> {
 
 /// Loads a program of traffic control that does nothing but answer `verdict`; `name` is at most 15 octets long.
 pub fn classifier(name: &str, verdict: i32) -> io::Result<OwnedFd> {
-    load_classifier(name, &[instruction(MOVE, 0, 0, 0, verdict.cast_unsigned()), EXIT])
+    load(
+        SCHED_CLS,
+        name,
+        &[instruction(MOVE, 0, 0, 0, verdict.cast_unsigned()), EXIT],
+    )
 }
 
 /// Loads a program of traffic control that marks every packet, and lets it through (`TCX_NEXT`).
@@ -300,8 +304,40 @@ pub fn marking_classifier(name: &str, mark: u32) -> io::Result<OwnedFd> {
         instruction(MOVE, 0, 0, 0, u32::MAX),
         EXIT,
     ];
-    load_classifier(name, &code)
+    load(SCHED_CLS, name, &code)
 }
+
+/// Puts a program on a cgroup, behind those that are there, that sends every call over IPv4 somewhere else; for as long as
+/// the link is open.
+pub fn redirect_calls(cgroup: &Path, to: Ipv4Addr) -> io::Result<OwnedFd> {
+    const CGROUP_SOCK_ADDR: Kind = Kind {
+        number: 18,
+        place: CONNECT4,
+    };
+    /// `BPF_CGROUP_INET4_CONNECT`
+    const CONNECT4: u32 = 10;
+    /// Where the address is in `struct bpf_sock_addr`.
+    const ADDRESS: u16 = 4;
+    let code = [
+        instruction(MOVE, 2, 0, 0, u32::from_ne_bytes(to.octets())),
+        instruction(STORE, 1, 2, ADDRESS, 0),
+        instruction(MOVE, 0, 0, 0, 1),
+        EXIT,
+    ];
+    let program = load(CGROUP_SOCK_ADDR, "redirect", &code)?;
+    let cgroup = fs::File::open(cgroup)?;
+    link(&program, cgroup.as_raw_fd(), CONNECT4, 0)
+}
+
+/// A kind of program.
+#[derive(Clone, Copy)]
+struct Kind {
+    number: u32,
+    /// Where it will be attached, if loading it takes that.
+    place: u32,
+}
+
+const SCHED_CLS: Kind = Kind { number: 3, place: 0 };
 
 /// `BPF_ALU64 | BPF_MOV | BPF_K`
 const MOVE: u8 = 0xb7;
@@ -314,9 +350,8 @@ const fn instruction(code: u8, to: u8, from: u8, offset: u16, number: u32) -> u6
     code as u64 | (to as u64) << 8 | (from as u64) << 12 | (offset as u64) << 16 | (number as u64) << 32
 }
 
-fn load_classifier(name: &str, code: &[u64]) -> io::Result<OwnedFd> {
+fn load(kind: Kind, name: &str, code: &[u64]) -> io::Result<OwnedFd> {
     const PROG_LOAD: u32 = 5;
-    const SCHED_CLS: u32 = 3;
     /// The head of `union bpf_attr` for `BPF_PROG_LOAD`.
     #[repr(C)]
     struct Load {
@@ -326,14 +361,18 @@ fn load_classifier(name: &str, code: &[u64]) -> io::Result<OwnedFd> {
         license: u64,
         log: [u32; 6],
         name: [u8; 16],
+        device: u32,
+        place: u32,
     }
     let mut attr = Load {
-        kind: SCHED_CLS,
+        kind: kind.number,
         instructions: u32::try_from(code.len()).map_err(io::Error::other)?,
         code: code.as_ptr().addr() as u64,
         license: c"GPL".as_ptr().addr() as u64,
         log: [0; 6],
         name: [0; 16],
+        device: 0,
+        place: kind.place,
     };
     for (to, from) in attr.name.iter_mut().zip(name.bytes().take(15)) {
         *to = from;
@@ -397,13 +436,19 @@ pub fn tcx_programs(device: i32, direction: Direction) -> io::Result<Vec<u32>> {
 
 /// Puts a program before all others at the ingress of a device, by TCX (Linux 6.6), for as long as the link is open.
 pub fn tcx_link_first(device: i32, program: &OwnedFd) -> io::Result<OwnedFd> {
+    const TCX_INGRESS: u32 = 46;
+    const BEFORE: u32 = 1 << 3;
+    link(program, device, TCX_INGRESS, BEFORE)
+}
+
+fn link(program: &OwnedFd, target: i32, place: u32, flags: u32) -> io::Result<OwnedFd> {
     const LINK_CREATE: u32 = 28;
-    // Program, device, `BPF_TCX_INGRESS`, `BPF_F_BEFORE`, no relative, no revision.
+    // No relative, no revision.
     let mut attr: [u32; 8] = [
         program.as_raw_fd().cast_unsigned(),
-        device.cast_unsigned(),
-        46,
-        1 << 3,
+        target.cast_unsigned(),
+        place,
+        flags,
         0,
         0,
         0,

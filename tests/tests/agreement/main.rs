@@ -45,7 +45,7 @@ use sluice_tests::{
     sys,
 };
 
-use sketch::{MAC, OWN, Sketch, sketches};
+use sketch::{MAC, OWN, Sketch, Source, sketches};
 use world::{INTERNAL, Prefix, World, worlds};
 
 const WORLDS: usize = 40;
@@ -230,7 +230,10 @@ impl Kernel {
         self.wait_for_count(&before, function)?;
         match function {
             Outcome::Denied(_) => refused.push((frame.cookie(), sketch.clone())),
-            Outcome::Allowed(AllowReason::Rule) if is_outside(sketch.dst) => {
+            // A node forwards nothing that comes from a link-local address (RFC 4291, 2.5.6).
+            Outcome::Allowed(AllowReason::Rule)
+                if is_outside(sketch.dst) && sketch.source != Source::LinkLocal =>
+            {
                 outside
                     .wait_for_cookie(frame.cookie())
                     .context("permitted by a rule, and did not arrive")?;

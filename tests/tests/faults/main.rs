@@ -2,4 +2,5 @@
 
 mod common;
 mod devices;
+mod programs;
 mod resources;

@@ -9,6 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, MapData};
 use ebpf::rules::ABI;
+use nix::{
+    sys::time::TimeSpec,
+    time::{ClockId, clock_gettime, clock_settime},
+};
 use sluice_tests::{
     Agent, PATIENCE, in_guest,
     sys::{PinnedLink, pinned_link},
@@ -95,6 +99,30 @@ fn no_connection_fails_and_nothing_gets_out_whatever_becomes_of_the_agent() -> R
         before = after;
     }
     Ok(())
+}
+
+/// The clock of a virtual machine: this machine's own is not for tests.
+#[test]
+fn a_clock_that_jumps() -> Result<()> {
+    const DAY: i64 = 24 * 60 * 60;
+    if !in_guest() {
+        println!("the clock of this machine is not moved");
+        return Ok(());
+    }
+    let mut stand = Stand::start()?;
+    let Stand { agent, places } = &mut stand;
+    let report = under_load("a clock that jumps", places, || {
+        for seconds in [DAY, -400 * DAY, 399 * DAY] {
+            let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
+            clock_settime(ClockId::CLOCK_REALTIME, now + TimeSpec::new(seconds, 0))?;
+            is_back(agent)?;
+            agent.terminate()?;
+            agent.spawn()?;
+            is_back(agent)?;
+        }
+        Ok(())
+    })?;
+    report.is_flawless()
 }
 
 /// A table that the next version has in another shape cannot be taken over. That is said, what it was about begins anew,
@@ -202,7 +230,7 @@ fn a_pin_that_is_lost() -> Result<()> {
             state.write("unreadable", "{")?;
             let starts = loads(agent)?;
             agent.spawn()?;
-            let deadline = Instant::now() + 4 * PATIENCE;
+            let deadline = Instant::now() + 12 * PATIENCE;
             while loads(agent)? == starts {
                 ensure!(Instant::now() < deadline, "the programs are not loaded");
                 thread::sleep(Duration::from_millis(20));

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -40,6 +40,9 @@ pub(crate) struct Stand {
     pub(crate) places: Places,
 }
 
+/// One at a time: what an agent takes to start is taken from the load of all.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Who talks to whom.
 pub(crate) struct Places {
     /// What arrives outside.
@@ -57,10 +60,12 @@ pub(crate) struct Places {
     /// Of which no object tells.
     pub(crate) stranger: Pod,
     pub(crate) bench: Bench,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Stand {
     pub(crate) fn start() -> Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let bench = Bench::create()?;
         let client = bench.pod("app", "client")?;
         let peer = bench.pod("app", "peer")?;
@@ -99,6 +104,7 @@ impl Stand {
                 gateway,
                 stranger,
                 bench,
+                _turn: turn,
             },
         })
     }
@@ -106,7 +112,7 @@ impl Stand {
 
 /// Waits until an agent that was started is ready, under a load and perhaps on an emulated machine.
 pub(crate) fn is_back(agent: &mut Agent) -> Result<()> {
-    const TRIES: u32 = 4;
+    const TRIES: u32 = 12;
     for _ in 1..TRIES {
         if agent.settle().is_ok() {
             return Ok(());

@@ -20,3 +20,4 @@ mod replies;
 mod services;
 mod sockets;
 mod tunnels;
+mod uplinks;

@@ -38,8 +38,9 @@ const PRELOADED: [&str; 19] = [
 
 /// Present, and loaded by the kernel when somebody asks for what they do: all of networking but the drivers of real
 /// cards.
-const ON_DEMAND: [&str; 14] = [
+const ON_DEMAND: [&str; 15] = [
     "drivers/net",
+    "drivers/net/bonding",
     "drivers/net/ipvlan",
     "drivers/net/macvlan",
     "drivers/net/vxlan",
