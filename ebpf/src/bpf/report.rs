@@ -109,6 +109,10 @@ fn is_wanted(outcome: Outcome) -> bool {
 }
 
 /// Tells of the first of a flow at once, and of what follows together.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a copy of the key would take an eighth of the stack"
+)]
 #[inline(never)]
 fn tell(report: &Report, tuple: &Tuple) {
     let Report {

@@ -86,7 +86,7 @@ fn a_program_on_the_cgroup_that_redirects_calls() -> Result<()> {
         let called = rig.client.run(|| -> Result<_> {
             let socket = sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
             sys::set_send_timeout(&socket, Duration::from_secs(1))?;
-            Ok(sys::connect(&socket, rig.gateway.v4().into(), 7))
+            Ok(sys::connect(&socket, rig.gateway.v4(), 7))
         })??;
         ensure!(
             called.is_err(),

@@ -23,7 +23,7 @@ use self::{
 use crate::{build_ebpf, certificates, envoy, image, kubectl, packages, shell, vm};
 
 /// How long the tests may take in an emulated machine.
-const VM_TIMEOUT: Duration = Duration::from_mins(60);
+const VM_TIMEOUT: Duration = Duration::from_hours(1);
 const VM_MEMORY_MIB: u64 = 1536;
 /// What the tests with real proxies call besides.
 const PROXY_TOOLS: [(&str, &str); 2] = [("curl", "curl"), ("dnsmasq", "dnsmasq-base")];
