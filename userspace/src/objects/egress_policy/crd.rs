@@ -3,7 +3,7 @@
 //! door open.
 //!
 //! The documentation of a field is its description in the schema, which `kubectl explain` shows. What a schema cannot say
-//! stands beside it as a rule in CEL, and [`validate`](super::validate) says all of it again, as manifests are also read
+//! stands beside it as a rule in CEL, and `validate.rs` says all of it again, as manifests are also read
 //! from files. Only what would take a comparison of prefixes is left to the agent: it refuses a prefix with host bits,
 //! and says so in the condition `Accepted`. The rules use `cidr()`, which Kubernetes has since 1.31.
 //!
