@@ -61,7 +61,7 @@ fn programs(device: &str, direction: &str) -> usize {
     };
     let index = sluice_tests::sys::device_index(device);
     index
-        .and_then(|index| sluice_tests::sys::tcx_programs(index, direction))
+        .and_then(|index| sluice_tests::sys::bpf::tcx_programs(index, direction))
         .map_or(0, |programs| programs.len())
 }
 

@@ -82,7 +82,7 @@ fn a_program_on_the_cgroup_that_redirects_calls() -> Result<()> {
     let above = below.parent().context("a cgroup without a parent")?;
     for cgroup in [below, above] {
         rig.events.clear();
-        let _link = sys::redirect_calls(cgroup, v4)?;
+        let _link = sys::bpf::redirect_calls(cgroup, v4)?;
         let called = rig.client.run(|| -> Result<_> {
             let socket = sys::socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
             sys::set_send_timeout(&socket, Duration::from_secs(1))?;

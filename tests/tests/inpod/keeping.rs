@@ -138,7 +138,7 @@ fn another_program_does_not_stay_before_ours() -> Result<()> {
     let keeper = rig.keeper()?;
     want(&keeper, pod.alone())?;
     let ours = pod.programs("eth0")?;
-    let program = sys::classifier("other", 0)?;
+    let program = sys::bpf::classifier("other", 0)?;
     let _link = pod.attach_first("eth0", &program)?;
     wait_for("our program in front", || {
         let now = pod.programs("eth0")?;

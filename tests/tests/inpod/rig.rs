@@ -101,7 +101,7 @@ impl Drop for Rig {
 
 /// Programs that let everything through (`TCX_NEXT`).
 pub(crate) fn programs() -> Result<Programs> {
-    let load = |name| sys::classifier(name, -1).with_context(|| format!("loading {name}"));
+    let load = |name| sys::bpf::classifier(name, -1).with_context(|| format!("loading {name}"));
     Ok(Programs {
         capture_in: load("capture_in")?,
         capture_in_ip: load("capture_in_ip")?,
@@ -167,7 +167,7 @@ link set peer0 up
 
     /// Puts a program before all others of a device, for as long as what is returned is open.
     pub(crate) fn attach_first(&self, device: &str, program: &OwnedFd) -> Result<OwnedFd> {
-        self.inside(|| Ok(sys::tcx_link_first(sys::device_index(device)?, program)?))
+        self.inside(|| Ok(sys::bpf::tcx_link_first(sys::device_index(device)?, program)?))
     }
 
     pub(crate) fn ip(&self, batch: &str) -> Result<()> {
@@ -263,7 +263,7 @@ fn programs_on(device: &str) -> Result<Vec<u32>> {
     if dataplane::attach_mode() == AttachMode::Tcx {
         let index = sys::device_index(device)?;
         for direction in [Direction::In, Direction::Out] {
-            programs.extend(sys::tcx_programs(index, direction)?);
+            programs.extend(sys::bpf::tcx_programs(index, direction)?);
         }
     }
     for direction in ["ingress", "egress"] {

@@ -32,7 +32,7 @@ fn answers_to_somebody_else_s_name_find_back() -> Result<()> {
         })?;
         let programs = Programs {
             // In the agent only what the proxy sends is marked.
-            capture_lo: sys::marking_classifier("capture_lo", 0x111)?,
+            capture_lo: sys::bpf::marking_classifier("capture_lo", 0x111)?,
             ..programs()?
         };
         let keeper = Keeper::start(mode, rig.links(), &rig.records(), programs)?;

@@ -63,7 +63,7 @@ fn wait_for_program(device: &str) -> Result<Duration> {
         hint::spin_loop();
     };
     let since = Instant::now();
-    while sys::tcx_programs(index, Direction::In)?.is_empty() {
+    while sys::bpf::tcx_programs(index, Direction::In)?.is_empty() {
         ensure!(Instant::now() < deadline, "{device} has no program");
         thread::sleep(Duration::from_micros(100));
     }

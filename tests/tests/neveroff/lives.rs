@@ -15,7 +15,7 @@ use nix::{
 };
 use sluice_tests::{
     Agent, PATIENCE, in_guest,
-    sys::{PinnedLink, pinned_link},
+    sys::bpf::{PinnedLink, pinned_link},
 };
 
 use crate::{
